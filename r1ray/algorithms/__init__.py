@@ -1,0 +1,1 @@
+"""The mathematics of GRPO: tensors in, tensors out; no config, no Ray, no model."""

@@ -1,0 +1,96 @@
+"""The `r1ray` command: what users type, and nothing else.
+
+Heavy imports wait until a command needs them, so that a wrong config is refused in under two seconds.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from r1ray import __version__
+from r1ray.config.load import load_config, to_yaml
+from r1ray.errors import R1RayError
+
+app = typer.Typer(
+    help="Train reasoning models the way DeepSeek-R1 was trained, on Ray.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigPath = Annotated[Path, typer.Argument(help="YAML file, e.g. conf/quickstart.yaml", metavar="CONFIG")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="dotted overrides, e.g. train.steps=10", metavar="[KEY=VALUE]...")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"r1ray {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what r1ray does in detail.")] = False,
+) -> None:
+    """Set up logging for every command."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    logging.getLogger("r1ray").setLevel(logging.INFO if verbose else logging.WARNING)
+
+
+@app.command()
+def train(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Train a policy with GRPO; ends with a table, summary.json and report.html."""
+    resolved = load_config(config, overrides or [])
+    from r1ray.stages.grpo import train_grpo
+
+    train_grpo(resolved)
+
+
+@app.command("config")
+def show_config(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Print the resolved configuration, or say what is wrong with it."""
+    from r1ray.rewards.registry import check_names
+
+    resolved = load_config(config, overrides or [])
+    check_names(resolved.rewards.terms)
+    typer.echo(to_yaml(resolved), nl=False)
+
+
+@app.command()
+def report(run: Annotated[str, typer.Argument(help="run directory", metavar="RUN_DIR")]) -> None:
+    """Write report.html of a run anew and print where it is."""
+    from r1ray.tracking.report import write_report
+    from r1ray.tracking.run_dir import RunDirectory
+
+    run_dir = RunDirectory(run)
+    if not run_dir.exists():
+        raise _no_run(run)
+    typer.echo(write_report(run_dir))
+
+
+def _no_run(run: str) -> R1RayError:
+    from r1ray.errors import DataError
+
+    return DataError(f"{run} is not a run directory: it has neither metrics.jsonl nor config.yaml")
+
+
+def main() -> None:
+    """Run the command line; errors meant for users are printed without a traceback."""
+    try:
+        app()
+    except R1RayError as error:
+        typer.echo(f"r1ray: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("r1ray: ended at once; the last checkpoint holds (resume=true)", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

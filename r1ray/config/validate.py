@@ -1,0 +1,154 @@
+"""What may not go together, said before anything heavy starts.
+
+Every check names the key, what is allowed, what came, and why or what to do.
+"""
+
+from __future__ import annotations
+
+from r1ray.config.schema import Config, DatasetConfig
+from r1ray.errors import ConfigError
+
+
+def validate(config: Config) -> None:
+    """Check values and combinations.
+
+    Raises:
+        ConfigError: the first thing found wrong.
+    """
+    _check_ranges(config)
+    _check_objective(config)
+    _check_placement(config)
+    _check_data("data.train", config.data.train)
+    _check_data("data.eval", config.data.eval)
+    if not config.rewards.terms:
+        raise ConfigError("rewards.terms must name at least one reward, got none: e.g. [{name: accuracy}]")
+
+
+def _require(holds: bool, key: str, allowed: str, got: object, why: str) -> None:
+    if not holds:
+        raise ConfigError(f"{key} must be {allowed}, got {got}: {why}")
+
+
+def _check_ranges(config: Config) -> None:
+    r, t, lr = config.rollout, config.train, config.learner
+    _require(r.group_size >= 2, "rollout.group_size", ">= 2", r.group_size, "GRPO compares completions within a group")
+    _require(t.steps >= 1, "train.steps", ">= 1", t.steps, "a run has at least one optimizer step")
+    _require(t.max_staleness_steps >= 0, "train.max_staleness_steps", ">= 0", t.max_staleness_steps, "0 is on-policy")
+    for key, value in {
+        "train.num_prompts_per_step": t.num_prompts_per_step,
+        "train.steps_per_rollout": t.steps_per_rollout,
+        "rollout.num_workers": r.num_workers,
+        "rollout.tensor_parallel": r.tensor_parallel,
+        "rollout.max_completion_tokens": r.max_completion_tokens,
+        "rollout.max_num_seqs": r.max_num_seqs,
+        "rewards.num_workers": config.rewards.num_workers,
+        "learner.num_processes": lr.num_processes,
+        "learner.micro_batch_tokens": lr.micro_batch_tokens,
+        "data.max_prompt_tokens": config.data.max_prompt_tokens,
+        "eval.samples_per_prompt": config.eval.samples_per_prompt,
+        "checkpoint.keep": config.checkpoint.keep,
+    }.items():
+        _require(value >= 1, key, ">= 1", value, "it is a count")
+    for key, value in {
+        "rollout.max_restarts": r.max_restarts,
+        "rewards.max_restarts": config.rewards.max_restarts,
+        "rollout.cpus_per_worker": r.cpus_per_worker,
+        "learner.cpus_per_process": lr.cpus_per_process,
+        "learner.warmup_steps": lr.warmup_steps,
+        "eval.every_steps": config.eval.every_steps,
+        "checkpoint.every_steps": config.checkpoint.every_steps,
+        "algorithm.reference_refresh_steps": config.algorithm.reference_refresh_steps,
+    }.items():
+        _require(value >= 0, key, ">= 0", value, "0 switches it off or leaves the choice to r1ray")
+    for key, seconds in {
+        "rollout.group_timeout_s": r.group_timeout_s,
+        "rollout.start_timeout_s": r.start_timeout_s,
+        "rewards.time_limit_s": config.rewards.time_limit_s,
+        "learner.start_timeout_s": lr.start_timeout_s,
+        "learner.step_timeout_s": lr.step_timeout_s,
+        "sync.timeout_s": config.sync.timeout_s,
+        "cluster.start_timeout_s": config.cluster.start_timeout_s,
+    }.items():
+        _require(seconds > 0, key, "> 0", seconds, "nothing waits without a deadline")
+
+
+def _check_objective(config: Config) -> None:
+    a, lr = config.algorithm, config.learner
+    _require(0 < a.clip_low, "algorithm.clip_low", "> 0", a.clip_low, "the ratio is clipped below at 1 - clip_low")
+    _require(0 < a.clip_high, "algorithm.clip_high", "> 0", a.clip_high, "the ratio is clipped above at 1 + clip_high")
+    _require(a.kl_coef >= 0, "algorithm.kl_coef", ">= 0", a.kl_coef, "0 leaves the reference model out")
+    if a.clip_delta is not None:
+        _require(
+            a.clip_delta > 1 + a.clip_high,
+            "algorithm.clip_delta",
+            f"> 1 + algorithm.clip_high = {1 + a.clip_high:g}",
+            a.clip_delta,
+            "it caps the ratio of tokens with a negative advantage above the ordinary clip",
+        )
+    if a.importance_cap is not None:
+        _require(a.importance_cap > 0, "algorithm.importance_cap", "> 0 or null", a.importance_cap, "it caps a ratio")
+    _require(lr.lr > 0, "learner.lr", "> 0", lr.lr, "with 0 nothing is learned")
+    _require(lr.max_grad_norm > 0, "learner.max_grad_norm", "> 0", lr.max_grad_norm, "a huge value switches it off")
+    r, e = config.rollout, config.eval
+    _require(r.temperature > 0, "rollout.temperature", "> 0", r.temperature, "a greedy group has no variance to learn from")
+    _require(0 < r.top_p <= 1, "rollout.top_p", "in (0, 1]", r.top_p, "it is a probability mass")
+    _require(0 < e.top_p <= 1, "eval.top_p", "in (0, 1]", e.top_p, "it is a probability mass")
+    _require(e.temperature >= 0, "eval.temperature", ">= 0", e.temperature, "0 is greedy")
+    _require(
+        r.top_p == 1,
+        "rollout.top_p",
+        "1 in training",
+        r.top_p,
+        "GRPO needs log-probabilities of the whole distribution; truncate in eval.top_p",
+    )
+    fits = lr.micro_batch_tokens >= config.data.max_prompt_tokens + r.max_completion_tokens
+    _require(
+        fits,
+        "learner.micro_batch_tokens",
+        f">= data.max_prompt_tokens + rollout.max_completion_tokens = "
+        f"{config.data.max_prompt_tokens + r.max_completion_tokens}",
+        lr.micro_batch_tokens,
+        "the longest sample must fit one forward pass",
+    )
+
+
+def _check_placement(config: Config) -> None:
+    c, r = config.cluster, config.rollout
+    cpu = c.device == "cpu"
+    _require(
+        not (cpu and config.sync.backend in ("nccl", "ipc")),
+        "sync.backend",
+        "auto or gloo with cluster.device=cpu",
+        config.sync.backend,
+        "nccl and ipc move weights between GPUs",
+    )
+    _require(
+        not (cpu and c.placement == "colocated"),
+        "cluster.placement",
+        "auto or separate with cluster.device=cpu",
+        c.placement,
+        "colocated shares GPUs",
+    )
+    _require(
+        not (r.engine == "transformers" and r.tensor_parallel > 1),
+        "rollout.tensor_parallel",
+        "1 with rollout.engine=transformers",
+        r.tensor_parallel,
+        "only vllm splits a model over several GPUs",
+    )
+    _require(
+        not (c.placement == "colocated" and config.train.max_staleness_steps > 0),
+        "train.max_staleness_steps",
+        "0 with cluster.placement=colocated",
+        config.train.max_staleness_steps,
+        "colocated rollout and learning take turns on the same GPUs",
+    )
+
+
+def _check_data(key: str, data: DatasetConfig) -> None:
+    if not data.name:
+        raise ConfigError(f"{key}.name must name a task, generator, dataset or file, got an empty string")
+    if data.source == "reasoning_gym":
+        _require(data.size is not None, f"{key}.size", "set for reasoning_gym", data.size, "a generator has no end")
+    if data.size is not None:
+        _require(data.size >= 1, f"{key}.size", ">= 1 or null", data.size, "it limits the rows")

@@ -1,0 +1,44 @@
+"""Ctrl-C and SIGTERM: the first asks the run to stop with a checkpoint, the second ends it at once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class InterruptFlag:
+    """Set by the first signal; a context manager that puts the old handlers back."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        """Take a function that tells the user what happens."""
+        self._say = say
+        self._set = False
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def is_set(self) -> bool:
+        """Whether the user asked to stop."""
+        return self._set
+
+    def __enter__(self) -> InterruptFlag:
+        """Install the handlers; only a main thread can."""
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {s: signal.signal(s, self._handle) for s in SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Put the old handlers back."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._set:
+            raise KeyboardInterrupt
+        self._set = True
+        self._say("stopping: finishing what the learner is doing and saving a checkpoint (again to end at once)")

@@ -1,0 +1,216 @@
+"""GRPO, top to bottom: the loop that turns prompts into a better policy.
+
+    prompts -> G completions each -> grades -> advantages within each group -> policy gradient -> new weights
+
+`max_staleness_steps` is the only difference between on-policy and asynchronous training: it says how many
+steps before a rollout phase is trained on its prompts may already be handed out. At 0 a phase starts with
+the weights it will update; above 0 later phases generate while the learner works, and go on with new weights
+in the middle of a completion, each token remembering the version that made it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from r1ray.checkpoint import CheckpointStore, RunState
+from r1ray.config.schema import Config
+from r1ray.data.cursor import PromptCursor
+from r1ray.driver.batch import PreparedGroup, prepare_group, split_at_random
+from r1ray.driver.buffer import GroupBuffer
+from r1ray.driver.record import StepRecorder
+from r1ray.driver.stream import CompletionStream, make_requests
+from r1ray.driver.supervise import WeightSync
+from r1ray.errors import Interrupted
+from r1ray.learner.pool import LearnerPool, Pending
+from r1ray.types import SamplingParams, TrainingBatch
+
+PUMP_WAIT_S = 0.02
+
+
+@dataclass(slots=True, eq=False)
+class Phase:
+    """One rollout phase: prompts handed out together, trained on together.
+
+    Attributes:
+        index: counts from 0 over the whole run.
+        cursor: state of the prompt cursor before this phase took its prompts.
+        buffer: where its groups come to.
+    """
+
+    index: int
+    cursor: dict[str, Any]
+    buffer: GroupBuffer
+
+
+class GrpoLoop:
+    """Owns the order of things; every verb is a part's own."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        cursor: PromptCursor,
+        stream: CompletionStream,
+        learner: LearnerPool,
+        weights: WeightSync,
+        recorder: StepRecorder,
+        checkpoints: CheckpointStore,
+        evaluate: Callable[[], dict[str, float]],
+        state: RunState,
+    ) -> None:
+        self.config = config
+        self.cursor = cursor
+        self.stream = stream
+        self.learner = learner
+        self.weights = weights
+        self.recorder = recorder
+        self.checkpoints = checkpoints
+        self.evaluate = evaluate
+        self.step = state.step
+        self.next_phase = state.phase
+        self.rollout_version = state.step
+        self.phases: deque[Phase] = deque()
+
+    def run(self) -> None:
+        """Train until `train.steps` optimizer steps are done.
+
+        Raises:
+            Interrupted: the user asked to stop; a checkpoint is written first.
+        """
+        try:
+            if self.step == 0:
+                self.recorder.record_evaluation(self.evaluate())
+            while self.step < self.config.train.steps:
+                self.open_phases()
+                phase = self.phases[0]
+                for minibatch in self.minibatches(phase):
+                    for batch in minibatch:
+                        self.learner.accumulate(batch, rollout_version=self.rollout_version)
+                    self.finish_step(phase)
+                self.sync()
+                self.evaluate_if_due()
+                self.recorder.flush()
+                self.checkpoint_if_due()
+        except Interrupted:
+            self.checkpoint()
+            raise
+
+    def open_phases(self) -> None:
+        """Hand out the prompts of every phase that may start from the current weights."""
+        train = self.config.train
+        self.rollout_version = self.step
+        ahead = len(self.phases)
+        while (
+            ahead * train.steps_per_rollout <= train.max_staleness_steps
+            and self.step + ahead * train.steps_per_rollout < train.steps
+        ):
+            cursor = self.cursor.state()
+            prompts = self.cursor.take(train.num_prompts_per_step * train.steps_per_rollout)
+            requests = make_requests(
+                prompts,
+                namespace=f"train/{self.next_phase}",
+                seed=self.config.run.seed,
+                group_size=self.config.rollout.group_size,
+                sampling=self.sampling,
+            )
+            self.phases.append(Phase(self.next_phase, cursor, self.stream.open(requests)))
+            self.next_phase += 1
+            ahead += 1
+
+    def minibatches(self, phase: Phase) -> Iterator[Iterator[TrainingBatch]]:
+        """Yield what each optimizer step of a phase is trained on.
+
+        With one step per phase its batches stream: the learner works on the first groups while others still
+        generate. With several, completions are split at random over the steps, and `old_logprobs` of all of
+        them are taken before the first.
+        """
+        parts = self.config.train.steps_per_rollout
+        if parts == 1:
+            yield self.streamed_batches(phase)
+            return
+        samples = [sample for prepared in self.prepared_groups(phase) for sample in prepared.samples]
+        with self.recorder.timers.phase("learn"):
+            old = self.learner.logprobs(TrainingBatch(tuple(samples)))
+        samples = [replace(sample, old_logprobs=old[i]) for i, sample in enumerate(samples)]
+        parts = min(parts, self.config.train.steps - self.step)
+        for batch in split_at_random(samples, parts=parts, seed=f"{self.config.run.seed}/{phase.index}"):
+            yield iter([batch])
+
+    def streamed_batches(self, phase: Phase) -> Iterator[TrainingBatch]:
+        """Yield batches big enough to fill every learner once, as groups complete."""
+        enough = self.config.learner.micro_batch_tokens * self.config.learner.num_processes
+        batch = TrainingBatch(())
+        for prepared in self.prepared_groups(phase):
+            batch = TrainingBatch(batch.samples + prepared.samples)
+            if batch.tokens >= enough:
+                yield batch
+                batch = TrainingBatch(())
+        if batch.samples:
+            yield batch
+
+    def prepared_groups(self, phase: Phase) -> Iterator[PreparedGroup]:
+        """Yield a phase's groups with their advantages, in the order they were handed out."""
+        for group in self.stream.groups(phase.buffer, clock=self.recorder.timers.add):
+            prepared = prepare_group(group, self.config.algorithm)
+            self.recorder.add_group(prepared, failed=phase.buffer.errored(group.group_id))
+            yield prepared
+
+    def finish_step(self, phase: Phase) -> None:
+        """Take the optimizer step: one more policy version, and a phase that is not asked for again."""
+        with self.recorder.timers.phase("learn"):
+            metrics = self.wait(self.learner.finish_step())[0]
+        self.step += 1
+        if phase in self.phases:
+            self.phases.remove(phase)
+        self.recorder.finish_step(
+            self.step, metrics, learner_s=self.learner.take_busy_s(), throughput=self.stream.take_throughput()
+        )
+
+    def sync(self) -> None:
+        """Bring every rollout worker to the new weights."""
+        with self.recorder.timers.phase("sync"):
+            self.recorder.add(**{"sync/probe_diff": self.weights.sync(self.step)})
+
+    def wait(self, pending: Pending) -> list[Any]:
+        """Wait for the learner while completions keep flowing to the graders."""
+        while not pending.done(PUMP_WAIT_S):
+            self.stream.pump()
+        return pending.results()
+
+    @property
+    def sampling(self) -> SamplingParams:
+        """How training completions are sampled."""
+        rollout = self.config.rollout
+        return SamplingParams(
+            rollout.temperature, rollout.top_p, rollout.max_completion_tokens, tuple(rollout.stop)
+        )
+
+    def evaluate_if_due(self) -> None:
+        """Evaluate on held-out prompts every `eval.every_steps`, and at the end."""
+        if self.crossed(self.config.eval.every_steps) or self.step >= self.config.train.steps:
+            self.recorder.add(**self.evaluate())
+
+    def checkpoint_if_due(self) -> None:
+        """Save every `checkpoint.every_steps`, and at the end."""
+        if self.crossed(self.config.checkpoint.every_steps) or self.step >= self.config.train.steps:
+            self.checkpoint()
+
+    def crossed(self, every: int) -> bool:
+        """Whether the phase just finished reached or passed a multiple of `every`."""
+        return bool(every) and self.step // every > (self.step - self.config.train.steps_per_rollout) // every
+
+    def checkpoint(self) -> None:
+        """Save everything needed to go on from the last finished phase."""
+        oldest = self.phases[0] if self.phases else None
+        state = RunState(
+            step=self.step,
+            phase=oldest.index if oldest else self.next_phase,
+            cursor=oldest.cursor if oldest else self.cursor.state(),
+        )
+        self.recorder.flush()
+        staged = self.checkpoints.stage(self.step)
+        self.learner.save(str(staged)).results()
+        self.checkpoints.commit(staged, state)

@@ -1,0 +1,189 @@
+"""Decides which actor runs where: devices, cores, Ray resources.
+
+On GPUs a placement group holds every rollout worker and learner, so that a run starts whole or says what is
+missing. On CPU nothing is reserved (a laptop has fewer cores than actors); cores are shared, or split when
+`cluster.separate_cores` asks for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from r1ray.config.schema import Config
+from r1ray.errors import ClusterError, ConfigError
+from r1ray.rollout.pool import WorkerPlacement
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where everything runs.
+
+    Attributes:
+        device: `cpu` or `cuda`.
+        sync_backend: `gloo`, `nccl` or `ipc`.
+        rollout: one entry per rollout worker.
+        learner: Ray actor options and cores per learner process.
+        group: to be removed at the end; None on CPU.
+    """
+
+    device: str
+    sync_backend: str
+    rollout: tuple[WorkerPlacement, ...]
+    learner: tuple[tuple[dict[str, Any], tuple[int, ...]], ...]
+    group: PlacementGroup | None = None
+
+    def release(self) -> None:
+        """Give the reserved resources back."""
+        if self.group is not None:
+            remove_placement_group(self.group)
+
+
+def attach_ray(config: Config) -> bool:
+    """Connect to Ray as `cluster.address` says.
+
+    Returns:
+        Whether this call started a local Ray, which the caller then shuts down.
+
+    Raises:
+        ClusterError: nothing answers at the address.
+    """
+    if ray.is_initialized():
+        return False
+    address = None if config.cluster.address == "local" else config.cluster.address
+    quiet = {"logging_level": logging.ERROR, "log_to_driver": bool(os.environ.get("R1RAY_WORKER_LOGS"))}
+    if address == "auto":
+        try:
+            ray.init(address="auto", **quiet)
+            return False
+        except ConnectionError:
+            address = None
+    try:
+        ray.init(address=address or "local", include_dashboard=None if address else False, **quiet)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ClusterError(
+            f"Ray at cluster.address={config.cluster.address!r} cannot be reached: {error}; "
+            "use `local` to start one here, or `ray start --head` on the head node"
+        ) from error
+    return address is None
+
+
+def plan_placement(config: Config) -> Placement:
+    """Resolve devices and reserve resources.
+
+    Raises:
+        ClusterError: the cluster has not enough GPUs.
+        ConfigError: a combination that only the cluster's devices rule out.
+    """
+    device = config.cluster.device
+    if device == "auto":
+        device = "cuda" if ray.cluster_resources().get("GPU", 0) >= 1 else "cpu"
+    return _on_gpus(config) if device == "cuda" else _on_cpu(config)
+
+
+def _on_cpu(config: Config) -> Placement:
+    if config.sync.backend in ("nccl", "ipc") or config.cluster.placement == "colocated":
+        raise ConfigError(
+            "this cluster has no GPU: sync.backend must be auto or gloo and cluster.placement auto or separate, got "
+            f"{config.sync.backend} and {config.cluster.placement}"
+        )
+    available = sorted(os.sched_getaffinity(0))
+    rollout, learner = _share_cores(config, available)
+    return Placement(
+        device="cpu",
+        sync_backend="gloo",
+        rollout=tuple(WorkerPlacement({"num_cpus": 0}, cores) for cores in rollout),
+        learner=tuple(({"num_cpus": 0}, cores) for cores in learner),
+    )
+
+
+def _share_cores(config: Config, cores: Sequence[int]) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+    """Give cores to rollout workers and learners: the same ones in turn, or disjoint ones."""
+    if not config.cluster.separate_cores:
+        return (
+            _deal(cores, config.rollout.num_workers, config.rollout.cpus_per_worker),
+            _deal(cores, config.learner.num_processes, config.learner.cpus_per_process),
+        )
+    if len(cores) < 2:
+        raise ConfigError("cluster.separate_cores needs at least 2 cores, this machine offers 1")
+    half = config.rollout.num_workers * config.rollout.cpus_per_worker or max(1, len(cores) // 2)
+    half = min(half, len(cores) - 1)
+    return (
+        _deal(cores[:half], config.rollout.num_workers, config.rollout.cpus_per_worker),
+        _deal(cores[half:], config.learner.num_processes, config.learner.cpus_per_process),
+    )
+
+
+def _deal(cores: Sequence[int], count: int, each: int) -> list[tuple[int, ...]]:
+    size = min(each or max(1, len(cores) // count), len(cores))
+    return [tuple(cores[(i * size + j) % len(cores)] for j in range(size)) for i in range(count)]
+
+
+def _on_gpus(config: Config) -> Placement:
+    colocated = config.cluster.placement == "colocated" or (
+        config.cluster.placement == "auto" and ray.cluster_resources().get("GPU", 0) < _separate_gpus(config)
+    )
+    backend = config.sync.backend
+    if backend == "auto":
+        backend = "ipc" if colocated else "nccl"
+    if colocated and backend == "nccl":
+        raise ConfigError("sync.backend must be ipc or gloo where rollout and learner share GPUs, got nccl")
+    if colocated and (config.rollout.tensor_parallel > 1 or config.rollout.num_workers > config.learner.num_processes):
+        raise ConfigError(
+            "colocated placement puts one rollout worker beside each learner: it needs rollout.tensor_parallel=1 and "
+            f"rollout.num_workers <= learner.num_processes, got {config.rollout.tensor_parallel}, "
+            f"{config.rollout.num_workers} and {config.learner.num_processes}"
+        )
+    if colocated and config.train.max_staleness_steps:
+        raise ConfigError(
+            f"the cluster has too few GPUs for separate placement ({_separate_gpus(config)} needed), and with shared "
+            "GPUs train.max_staleness_steps must be 0"
+        )
+    learners = [{"GPU": 1.0, "CPU": 1.0} for _ in range(config.learner.num_processes)]
+    workers = [] if colocated else [
+        {"GPU": float(config.rollout.tensor_parallel), "CPU": 1.0} for _ in range(config.rollout.num_workers)
+    ]
+    group = _reserve([*learners, *workers], config)
+    share = 0.5 if colocated else 1.0
+    rollout_gpus = share * config.rollout.tensor_parallel
+    first = 0 if colocated else len(learners)
+    return Placement(
+        device="cuda",
+        sync_backend=backend,
+        rollout=tuple(
+            WorkerPlacement(_actor_options(group, first + i, rollout_gpus)) for i in range(config.rollout.num_workers)
+        ),
+        learner=tuple((_actor_options(group, i, share), ()) for i in range(config.learner.num_processes)),
+        group=group,
+    )
+
+
+def _separate_gpus(config: Config) -> int:
+    return config.learner.num_processes + config.rollout.num_workers * config.rollout.tensor_parallel
+
+
+def _reserve(bundles: list[dict[str, float]], config: Config) -> PlacementGroup:
+    group = placement_group(bundles, strategy="PACK")
+    if not group.wait(timeout_seconds=config.cluster.start_timeout_s):
+        remove_placement_group(group)
+        wanted = sum(b["GPU"] for b in bundles)
+        raise ClusterError(
+            f"Ray could not reserve {wanted:g} GPUs within cluster.start_timeout_s={config.cluster.start_timeout_s:g}: "
+            f"the cluster has {ray.cluster_resources().get('GPU', 0):g}, of which "
+            f"{ray.available_resources().get('GPU', 0):g} are free"
+        )
+    return group
+
+
+def _actor_options(group: PlacementGroup, bundle: int, gpus: float) -> dict[str, Any]:
+    strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle)
+    return {"num_gpus": gpus, "num_cpus": 0.5, "scheduling_strategy": strategy}

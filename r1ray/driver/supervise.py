@@ -1,0 +1,104 @@
+"""Keeps rollout engines at the learner's weights: sync, verify, recover.
+
+A sync counts only when every engine stamps the new version and gives the probe the learner's
+log-probabilities. A rollout worker that died is replaced and brought to the current version before the work
+it owed is handed out again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from r1ray.errors import WeightSyncError
+from r1ray.learner.pool import LearnerPool
+from r1ray.rollout.pool import RolloutPool
+from r1ray.types import GroupRequest
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
+
+
+class WeightSync:
+    """The channel from the learner to all rollout workers."""
+
+    def __init__(
+        self,
+        learner: LearnerPool,
+        rollout: RolloutPool,
+        *,
+        probe_ids: Sequence[int],
+        tolerance: float,
+        ranks_per_worker: int,
+        timeout_s: float,
+    ) -> None:
+        self._learner = learner
+        self._rollout = rollout
+        self._probe_ids = tuple(probe_ids)
+        self._tolerance = tolerance
+        self._ranks_per_worker = ranks_per_worker
+        self._timeout_s = timeout_s
+        self._policy_version = 0
+
+    def connect(self) -> None:
+        """Open the channel to the workers as they are now."""
+        self._learner.connect_rollout(
+            self._rollout.handles, ranks_per_worker=self._ranks_per_worker, timeout_s=self._timeout_s
+        )
+
+    def sync(self, policy_version: int) -> float:
+        """Send the learner's weights everywhere and verify them.
+
+        Returns:
+            The largest mean absolute log-probability difference of a worker on the probe.
+
+        Raises:
+            WeightSyncError: an engine does not sample from the weights it was sent.
+        """
+        self._policy_version = policy_version
+        try:
+            self._learner.send_weights(policy_version).results()
+        except WeightSyncError as error:
+            self._rollout.poll(0.0)
+            if not self._rollout.has_failed:
+                raise
+            logger.warning("sync of version %d met a dead worker: %s", policy_version, error)
+            return self._renew()
+        return self._verify()
+
+    def recover(self) -> list[GroupRequest]:
+        """Replace dead workers, bring them to the current version, return the work they owed."""
+        lost = self._rollout.replace_failed()
+        self._renew_channel()
+        return lost
+
+    def _renew(self) -> float:
+        lost = self._rollout.replace_failed()
+        difference = self._renew_channel()
+        self._rollout.submit(lost)
+        return difference
+
+    def _renew_channel(self) -> float:
+        self.connect()
+        self._learner.send_weights(self._policy_version).results()
+        return self._verify()
+
+    def _verify(self) -> float:
+        expected = self._learner.score(self._probe_ids)
+        worst = 0.0
+        for worker, scores in self._rollout.score(self._probe_ids).items():
+            difference = sum(abs(a - b) for a, b in zip(scores, expected, strict=True)) / len(expected)
+            worst = max(worst, difference)
+            if not difference <= self._tolerance:
+                raise WeightSyncError(
+                    f"{worker} does not sample from policy version {self._policy_version}: on the probe its "
+                    f"log-probabilities differ from the learner's by {difference:.2e} on average, allowed is "
+                    f"sync.probe_tolerance={self._tolerance:g}"
+                )
+        for worker, version in self._rollout.policy_versions().items():
+            if version != self._policy_version:
+                raise WeightSyncError(
+                    f"{worker} reports policy version {version} after a sync of version {self._policy_version}"
+                )
+        return worst

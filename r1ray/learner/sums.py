@@ -1,0 +1,104 @@
+"""What one optimizer step adds up over micro-batches and processes, and the metrics made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from r1ray.learner.packing import MicroBatch, Row
+
+NAMES = (
+    "trained_tokens",
+    "trained_completions",
+    "weighted_policy_loss",
+    "kl",
+    "entropy",
+    "clipped",
+    "importance",
+    "mismatch",
+    "mismatch_tokens",
+    "staleness",
+    "tokens",
+    "packed_tokens",
+    "padded_tokens",
+)
+
+
+class StepSums:
+    """Running sums of one step on one process."""
+
+    def __init__(self) -> None:
+        self.totals: dict[str, float | Tensor] = dict.fromkeys(NAMES, 0.0)
+
+    def _add(self, name: str, value: float | Tensor) -> None:
+        self.totals[name] = self.totals[name] + value
+
+    def add_packing(self, rows: Sequence[Row], *, padded_tokens: int) -> None:
+        """Count real and padded positions of a micro-batch."""
+        self._add("packed_tokens", float(sum(row.tokens for row in rows)))
+        self._add("padded_tokens", float(padded_tokens if rows else 0))
+        self._add("tokens", float(sum(len(s.prompt_ids) + len(s.completion_ids) for row in rows for s in row.samples)))
+
+    @torch.no_grad()
+    def add_losses(
+        self,
+        batch: MicroBatch,
+        *,
+        weight: Tensor,
+        policy_loss: Tensor,
+        kl: Tensor,
+        entropy: Tensor,
+        clipped: Tensor,
+        importance: Tensor,
+        old_logprobs: Tensor,
+        rollout_version: int,
+        policy_version: int,
+    ) -> None:
+        """Add the statistics of one micro-batch; all tensors are [N] over its completion tokens."""
+        trained = batch.trained[batch.sample_index].double()
+        same_version = (batch.policy_versions == rollout_version).double()
+        difference = (batch.rollout_logprobs - old_logprobs).abs().double()
+        for name, value in {
+            "trained_tokens": trained,
+            "weighted_policy_loss": (policy_loss * weight).double(),
+            "kl": kl.double() * trained,
+            "entropy": entropy.double() * trained,
+            "clipped": clipped.double() * trained,
+            "importance": importance.double() * trained,
+            "mismatch": difference * same_version,
+            "mismatch_tokens": same_version,
+            "staleness": (policy_version - batch.policy_versions).double() * trained,
+        }.items():
+            self._add(name, value.sum())
+        self._add("trained_completions", batch.trained.double().sum())
+
+    def reduced(self, device: torch.device) -> dict[str, float]:
+        """Return the sums over all processes."""
+        values = torch.tensor([float(self.totals[name]) for name in NAMES], dtype=torch.float64, device=device)
+        dist.all_reduce(values)
+        return dict(zip(NAMES, values.tolist(), strict=True))
+
+    @staticmethod
+    def metrics(sums: dict[str, float], *, denominator: int, has_reference: bool) -> dict[str, float]:
+        """Turn sums into metrics; what was not observed is left out."""
+        metrics = {"learner/tokens": sums["tokens"]}
+        if sums["padded_tokens"]:
+            metrics["learner/packing_efficiency"] = sums["packed_tokens"] / sums["padded_tokens"]
+        if sums["mismatch_tokens"]:
+            metrics["train/logprob_mismatch"] = sums["mismatch"] / sums["mismatch_tokens"]
+        tokens = sums["trained_tokens"]
+        if not tokens:
+            return metrics
+        means = {
+            "train/entropy": "entropy",
+            "train/clip_fraction": "clipped",
+            "train/importance_weight_mean": "importance",
+            "train/staleness_mean_steps": "staleness",
+            **({"train/kl": "kl"} if has_reference else {}),
+        }
+        metrics |= {name: sums[key] / tokens for name, key in means.items()}
+        metrics["train/policy_loss"] = sums["weighted_policy_loss"] / denominator
+        return metrics

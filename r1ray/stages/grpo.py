@@ -1,0 +1,273 @@
+"""The GRPO stage: builds every part from the config, runs the loop, and leaves a run directory behind.
+
+What can be refused without Ray (data, prompts, rewards, model location) is refused before Ray starts.
+Whatever happens after that, actors are stopped and the report is written.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import ray
+
+from r1ray.checkpoint import CheckpointStore, RunState
+from r1ray.config.load import to_yaml
+from r1ray.config.schema import Config
+from r1ray.data.cursor import PromptCursor
+from r1ray.data.prompts import PromptBuilder
+from r1ray.data.sources import open_source
+from r1ray.driver.interrupt import InterruptFlag
+from r1ray.driver.loop import GrpoLoop
+from r1ray.driver.placement import Placement, attach_ray, plan_placement
+from r1ray.driver.record import StepRecorder
+from r1ray.driver.stream import CompletionStream, make_requests
+from r1ray.driver.supervise import DEFAULT_TOLERANCE, WeightSync
+from r1ray.errors import ConfigError, Interrupted
+from r1ray.evaluation.evaluate import HeldOutEvaluation
+from r1ray.learner.pool import LearnerPool
+from r1ray.learner.protocol import LearnerOptions
+from r1ray.models.locate import locate_model
+from r1ray.models.tokenizer import load_tokenizer
+from r1ray.rewards.pool import GraderPool
+from r1ray.rewards.registry import check_names, check_tasks
+from r1ray.rollout.pool import RolloutPool
+from r1ray.rollout.protocol import EngineOptions
+from r1ray.tracking.console import RunConsole
+from r1ray.tracking.events import EventLog
+from r1ray.tracking.metrics import MetricsLog
+from r1ray.tracking.report import write_report
+from r1ray.tracking.rollouts import RolloutLog
+from r1ray.tracking.run_dir import CONFIG_FILE, RunDirectory
+from r1ray.tracking.sinks import open_sinks
+from r1ray.tracking.summary import Summary, build_summary, write_summary
+from r1ray.types import Group, Prompt, SamplingParams
+
+logger = logging.getLogger(__name__)
+
+PROBE_TOKENS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What is known before Ray starts."""
+
+    model_path: str
+    cursor: PromptCursor
+    held_out: list[Prompt]
+
+
+def train_grpo(config: Config) -> Summary:
+    """Run GRPO as configured and return the run in figures.
+
+    Raises:
+        R1RayError: with a message for the user; the run directory holds what was done until then.
+    """
+    check_names(config.rewards.terms)
+    run_dir = RunDirectory(config.run.dir)
+    inputs = _prepare_inputs(config)
+    run_dir.create(resume=config.resume)
+    checkpoints = CheckpointStore(run_dir.checkpoints_url, keep=config.checkpoint.keep)
+    newest = checkpoints.newest() if config.resume else None
+    state = newest[1] if newest else RunState(step=0, phase=0, cursor=inputs.cursor.state())
+    inputs.cursor.restore(state.cursor)
+    run_dir.write_text(CONFIG_FILE, to_yaml(config))
+    metrics, rollouts, events = MetricsLog(run_dir), RolloutLog(run_dir), EventLog(run_dir)
+    # A run without a checkpoint starts over, its first evaluation included.
+    keep_until = state.step if newest else -1
+    metrics.truncate_after(keep_until)
+    rollouts.truncate_after(keep_until)
+    try:
+        with ExitStack() as stack:
+            console = stack.enter_context(RunConsole(config.train.steps, first_step=state.step))
+            sinks = open_sinks(
+                run_dir,
+                config.tracking,
+                run_name=config.run.name,
+                run_config=asdict(config),
+                events=events,
+                first_step=state.step,
+            )
+            stack.callback(sinks.close)
+            recorder = StepRecorder(
+                metrics=metrics,
+                rollouts=rollouts,
+                events=events,
+                sinks=sinks,
+                console=console,
+                algorithm=config.algorithm,
+                first_step=state.step,
+            )
+            parts = _start_parts(config, inputs, stack=stack, console=console, events=events)
+            if newest:
+                parts.learner.load(newest[0], state.step)
+                console.message(f"resumed from {newest[0]}")
+                events.write("resumed", step=state.step)
+            parts.weights.connect()
+            parts.weights.sync(state.step)
+            evaluate = HeldOutEvaluation(
+                inputs.held_out,
+                config.eval,
+                config.rollout,
+                sample=partial(_sample, parts.stream, config.run.seed),
+                timers=recorder.timers,
+            )
+            recorder.start_clock()
+            GrpoLoop(
+                config,
+                cursor=inputs.cursor,
+                stream=parts.stream,
+                learner=parts.learner,
+                weights=parts.weights,
+                recorder=recorder,
+                checkpoints=checkpoints,
+                evaluate=evaluate,
+                state=state,
+            ).run()
+    except Interrupted as stop:
+        raise Interrupted(
+            f"{stop}: a checkpoint is in {run_dir.checkpoints_url}; the same command with resume=true goes on"
+        ) from None
+    finally:
+        summary = _conclude(run_dir, metrics, events)
+    RunConsole(config.train.steps).summary(summary)
+    return summary
+
+
+def _conclude(run_dir: RunDirectory, metrics: MetricsLog, events: EventLog) -> Summary:
+    """Write summary and report from what is on disk, also after a failure."""
+    report = write_report(run_dir)
+    summary = build_summary(metrics.read(), event_counts=events.counts, report=report)
+    write_summary(run_dir, summary)
+    metrics.close()
+    events.close()
+    return summary
+
+
+def _prepare_inputs(config: Config) -> Inputs:
+    model_path = locate_model(config.model.path, config.model.revision)
+    tokenizer = load_tokenizer(model_path, config.model.revision, config.model.trust_remote_code)
+    builder = PromptBuilder(tokenizer, config.template, config.data.max_prompt_tokens)
+    held_out = builder.build_all(open_source(config.data.eval))
+    cursor = PromptCursor(open_source(config.data.train), builder, config.run.seed, config.data.shuffle)
+    check_tasks(config.rewards.terms, {prompt.task for prompt in held_out})
+    return Inputs(model_path, cursor, held_out)
+
+
+def _sample(
+    stream: CompletionStream, seed: int, prompts: Sequence[Prompt], sampling: SamplingParams, group_size: int
+) -> Iterable[Group]:
+    requests = make_requests(prompts, namespace="eval", seed=seed, group_size=group_size, sampling=sampling)
+    return stream.groups(stream.open(requests))
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The running parts."""
+
+    learner: LearnerPool
+    weights: WeightSync
+    stream: CompletionStream
+
+
+def _start_parts(
+    config: Config, inputs: Inputs, *, stack: ExitStack, console: RunConsole, events: EventLog
+) -> Parts:
+    """Start Ray, rollout workers, graders and learners together; `stack` stops them again."""
+    interrupt = stack.enter_context(InterruptFlag(console.message))
+    if attach_ray(config):
+        stack.callback(ray.shutdown)
+    placement = plan_placement(config)
+    stack.callback(placement.release)
+    learner = LearnerPool(_learner_options(config, inputs, placement), placement.learner)
+    stack.callback(learner.shutdown)
+    learner_started = learner.start()
+    rollout = RolloutPool(
+        config.rollout.engine,
+        _engine_options(config, inputs, placement),
+        placement.rollout,
+        start_timeout_s=config.rollout.start_timeout_s,
+        max_restarts=config.rollout.max_restarts,
+        on_event=events.write,
+    )
+    stack.callback(rollout.shutdown)
+    graders = GraderPool(
+        config.rewards, on_event=events.write, num_cpus_per_worker=1.0 if placement.device == "cuda" else 0.0
+    )
+    stack.callback(graders.shutdown)
+    rollout.start()
+    learner_started.results()
+    weights = WeightSync(
+        learner,
+        rollout,
+        probe_ids=_probe(inputs),
+        tolerance=config.sync.probe_tolerance or DEFAULT_TOLERANCE[config.model.dtype],
+        ranks_per_worker=config.rollout.tensor_parallel,
+        timeout_s=config.sync.timeout_s,
+    )
+    stream = CompletionStream(
+        rollout,
+        graders,
+        group_timeout_s=config.rollout.group_timeout_s,
+        max_error_fraction=config.rewards.max_error_fraction,
+        recover_rollout=weights.recover,
+        on_event=events.write,
+        interrupted=interrupt.is_set,
+    )
+    stream.on_progress = console.completions_done
+    return Parts(learner, weights, stream)
+
+
+def _probe(inputs: Inputs) -> tuple[int, ...]:
+    ids = inputs.held_out[0].prompt_ids[-PROBE_TOKENS:]
+    if len(ids) < 2:
+        raise ConfigError("the first held-out prompt has fewer than 2 tokens: the sync probe needs a longer one")
+    return ids
+
+
+def _engine_options(config: Config, inputs: Inputs, placement: Placement) -> EngineOptions:
+    r = config.rollout
+    longest = max(r.max_completion_tokens, config.eval.max_completion_tokens or 0)
+    return EngineOptions(
+        model_path=inputs.model_path,
+        revision=config.model.revision,
+        dtype=config.model.dtype,
+        device=placement.device,
+        sync_backend=placement.sync_backend,
+        max_model_tokens=config.data.max_prompt_tokens + longest,
+        max_num_seqs=r.max_num_seqs,
+        tensor_parallel=r.tensor_parallel,
+        gpu_memory_fraction=r.gpu_memory_fraction,
+        cpu_kv_cache_bytes=r.cpu_kv_cache_bytes,
+        enforce_eager=r.enforce_eager,
+        trust_remote_code=config.model.trust_remote_code,
+        cores=(),
+        worker="",
+    )
+
+
+def _learner_options(config: Config, inputs: Inputs, placement: Placement) -> LearnerOptions:
+    values: dict[str, Any] = {"rank": 0, "master_address": "", "master_port": 0, "cores": ()}
+    return LearnerOptions(
+        model_path=inputs.model_path,
+        revision=config.model.revision,
+        trust_remote_code=config.model.trust_remote_code,
+        dtype=config.model.dtype,
+        attention=config.model.attention,
+        gradient_checkpointing=config.model.gradient_checkpointing,
+        device=placement.device,
+        world_size=config.learner.num_processes,
+        temperature=config.rollout.temperature,
+        max_completion_tokens=config.rollout.max_completion_tokens,
+        total_steps=config.train.steps,
+        seed=config.run.seed,
+        timeout_s=config.sync.timeout_s,
+        sync_backend=placement.sync_backend,
+        learner=config.learner,
+        algorithm=config.algorithm,
+        **values,
+    )
