@@ -154,7 +154,8 @@ class TransformersEngine:
         thread, self._thread = self._thread, None
         if thread is None:
             return
-        self._commands.put(_Command(lambda: setattr(self, "_stopping", True), Future()))
+        self._stopping = True
+        self._commands.put(_Command(lambda: None, Future()))
         await asyncio.to_thread(thread.join, _JOIN_TIMEOUT_S)
         if thread.is_alive():
             raise RolloutError(f"the decoding thread did not stop within {_JOIN_TIMEOUT_S:g} s")
@@ -230,7 +231,7 @@ class TransformersEngine:
         return self._paused or self._failure is not None or not self._decoder.has_work
 
     def _answer(self, command: _Command) -> None:
-        if self._failure is not None and not self._stopping:
+        if self._failure is not None:
             command.result.set_exception(self._failed())
             return
         try:

@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 _CPU_BLOCK_TOKENS = 32
 _FIRST_VERSION = "0"
 _ABORT_TIMEOUT_S = 60.0
+_SHUTDOWN_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +189,9 @@ class VllmEngine:
         await asyncio.gather(*(task for _, task in self._running.values()), return_exceptions=True)
         self._running.clear()
         if self._llm is not None:
-            self._llm.shutdown()
+            self._llm.shutdown(timeout=_SHUTDOWN_TIMEOUT_S)
+            # vLLM closes its sockets and forgets their context.
+            self._llm.engine_core.resources.ctx.destroy(linger=0)
             self._llm = None
 
     async def _complete(self, ticket: _Ticket) -> None:
@@ -285,7 +288,11 @@ class VllmEngine:
 
 def _environment(options: EngineOptions) -> dict[str, str]:
     """Return the environment variables that vLLM and its processes read."""
-    variables = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1"}
+    variables = {
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS": "20",
+    }
     if Path(options.model_path).exists():
         variables["HF_HUB_OFFLINE"] = "1"
     if options.sync_backend == "ipc":

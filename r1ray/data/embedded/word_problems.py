@@ -84,49 +84,49 @@ def _draw_problem(draw: random.Random) -> tuple[str, Numbers]:
 
 
 def _sum(draw: random.Random) -> Numbers:
-    a, b = draw.randint(11, 89), draw.randint(11, 89)
+    a, b = draw.randint(2, 12), draw.randint(2, 12)
     return Numbers((a, b), a + b)
 
 
 def _difference(draw: random.Random) -> Numbers:
-    b, rest = draw.randint(11, 49), draw.randint(3, 49)
+    b, rest = draw.randint(2, 9), draw.randint(2, 9)
     return Numbers((b + rest, b), rest)
 
 
 def _product(draw: random.Random) -> Numbers:
-    a, b = draw.randint(3, 12), draw.randint(3, 15)
+    a, b = draw.randint(2, 9), draw.randint(2, 10)
     return Numbers((a, b), a * b)
 
 
 def _quotient(draw: random.Random) -> Numbers:
-    each, parts = draw.randint(3, 12), draw.randint(2, 9)
+    each, parts = draw.randint(2, 9), draw.randint(2, 9)
     return Numbers((each * parts, parts), each)
 
 
 def _sum_minus(draw: random.Random) -> Numbers:
-    a, b = draw.randint(11, 49), draw.randint(11, 49)
-    c = draw.randint(3, a + b - 3)
+    a, b = draw.randint(2, 9), draw.randint(2, 9)
+    c = draw.randint(2, a + b - 2)
     return Numbers((a, b, c), a + b - c)
 
 
 def _three_sum(draw: random.Random) -> Numbers:
-    shown = tuple(draw.randint(5, 49) for _ in range(3))
+    shown = tuple(draw.randint(2, 9) for _ in range(3))
     return Numbers(shown, sum(shown))
 
 
 def _total_of_compared(draw: random.Random) -> Numbers:
-    a, more = draw.randint(5, 39), draw.randint(3, 29)
+    a, more = draw.randint(2, 9), draw.randint(2, 9)
     return Numbers((a, more), a + a + more)
 
 
 def _product_plus(draw: random.Random) -> Numbers:
-    a, b, c = draw.randint(2, 9), draw.randint(3, 12), draw.randint(3, 29)
+    a, b, c = draw.randint(2, 5), draw.randint(2, 10), draw.randint(2, 9)
     return Numbers((a, b, c), a * b + c)
 
 
 def _product_minus(draw: random.Random) -> Numbers:
-    a, b = draw.randint(3, 9), draw.randint(4, 12)
-    c = draw.randint(3, a * b - 3)
+    a, b = draw.randint(2, 5), draw.randint(2, 10)
+    c = draw.randint(2, a * b - 2)
     return Numbers((a, b, c), a * b - c)
 
 

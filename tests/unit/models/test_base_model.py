@@ -164,13 +164,13 @@ def test_learning_rate_warms_up_and_decays_to_a_hundredth() -> None:
 
 
 def test_shipped_model_is_right_when_it_works_column_by_column(model: Any, tokenizer: Any) -> None:
-    items = [arithmetic(index, seed=77, split="eval") for index in range(96)]
+    items = [arithmetic(index, seed=77, split="eval") for index in range(48)]
     prompts = [render("r1_zero", item.question) + CAREFUL_OPENING for item in items]
     assert accuracy_of_greedy(model, tokenizer, prompts, items) >= 0.96
 
 
 def test_shipped_model_is_only_sometimes_right_when_left_to_itself(model: Any, tokenizer: Any) -> None:
-    items = [arithmetic(index, seed=78, split="eval") for index in range(256)]
+    items = [arithmetic(index, seed=78, split="eval") for index in range(160)]
     figures = summarize(sample_completions(model, tokenizer, items, seed=0))
     assert 0.12 < figures["pass_at_1"] < 0.34
     assert 0.30 < figures["format_rate"] < 0.70
@@ -181,6 +181,6 @@ def test_shipped_model_is_only_sometimes_right_when_left_to_itself(model: Any, t
 
 def accuracy_of_greedy(model: Any, tokenizer: Any, prompts: list[str], items: list[TaskItem]) -> float:
     inputs = tokenizer(prompts, return_tensors="pt", padding=True)
-    outputs = model.generate(**inputs, do_sample=False, max_new_tokens=96)
+    outputs = model.generate(**inputs, do_sample=False, max_new_tokens=84)
     texts = tokenizer.batch_decode(outputs[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     return sum(stated_answer(text) == item.answer for text, item in zip(texts, items, strict=True)) / len(items)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,12 +16,14 @@ from r1ray.types import GroupRequest, Prompt, SamplingParams
 EOS_ID = 256
 
 
-def make_request(
-    group_id: str, prompt_ids: Sequence[int], *, seeds: Sequence[int], max_tokens: int = 12, **sampling: object
-) -> GroupRequest:
-    params = SamplingParams(**{"temperature": 1.0, "top_p": 1.0, "max_completion_tokens": max_tokens, **sampling})
-    prompt = Prompt(f"p{group_id}", "", "", tuple(prompt_ids))
-    return GroupRequest(group_id, prompt, params, tuple(seeds), tuple(range(len(seeds))))
+@pytest.fixture(scope="session")
+def make_request() -> Callable[..., GroupRequest]:
+    def make(group_id: str, prompt_ids: Sequence[int], seeds: Sequence[int], **sampling: object) -> GroupRequest:
+        params = SamplingParams(**{"temperature": 1.0, "top_p": 1.0, "max_completion_tokens": 12, **sampling})
+        prompt = Prompt(f"prompt/{group_id}", "", "", tuple(prompt_ids))
+        return GroupRequest(group_id, prompt, params, tuple(seeds), tuple(range(len(seeds))))
+
+    return make
 
 
 @pytest.fixture(scope="session")
@@ -76,3 +78,12 @@ def options(model_path: Path) -> EngineOptions:
         cores=(),
         worker="rollout-0",
     )
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Keep small models on one thread: on a busy machine, threads waiting for each other cost far more than they save."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
