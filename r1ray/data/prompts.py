@@ -38,7 +38,7 @@ class PromptBuilder:
         self._tokenizer = tokenizer
         self._template = template
         self._chat = chat_renderer(tokenizer)
-        self._render("")
+        self._render("question")
 
     def build(self, record: Record) -> Prompt | None:
         """Return the record's prompt, or None where it is longer than `max_prompt_tokens`."""

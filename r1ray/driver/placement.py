@@ -23,6 +23,12 @@ from r1ray.rollout.pool import WorkerPlacement
 
 logger = logging.getLogger(__name__)
 
+# Idle OpenMP threads spin by default; with more actors than cores they take the cores from those that work.
+CPU_ACTOR_OPTIONS: dict[str, Any] = {
+    "num_cpus": 0,
+    "runtime_env": {"env_vars": {"OMP_WAIT_POLICY": "passive"}},
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Placement:
@@ -101,8 +107,8 @@ def _on_cpu(config: Config) -> Placement:
     return Placement(
         device="cpu",
         sync_backend="gloo",
-        rollout=tuple(WorkerPlacement({"num_cpus": 0}, cores) for cores in rollout),
-        learner=tuple(({"num_cpus": 0}, cores) for cores in learner),
+        rollout=tuple(WorkerPlacement(CPU_ACTOR_OPTIONS, cores) for cores in rollout),
+        learner=tuple((CPU_ACTOR_OPTIONS, cores) for cores in learner),
     )
 
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
 from r1ray.algorithms.losses import (
     clipped_policy_loss,
@@ -25,6 +26,7 @@ from r1ray.algorithms.schedule import learning_rate
 from r1ray.learner import state
 from r1ray.learner.build import build_policy, join_process_group
 from r1ray.learner.packing import MicroBatch, Row, collate
+from r1ray.learner.policy import Policy
 from r1ray.learner.protocol import LearnerOptions
 from r1ray.learner.sums import StepSums
 from r1ray.types import TrainingSample
@@ -68,6 +70,7 @@ class Fsdp2Learner:
             batch = collate(rows, pad_id=self.pad_id).to(self.device)
             logprobs, _ = self.policy(batch, self.options.temperature)
             results.append([tuple(part.tolist()) for part in logprobs.split(batch.lengths.tolist())] if rows else [])
+        self._reshard(self.policy)
         return results
 
     def accumulate(self, micro_batches: Sequence[Sequence[Row]], *, rollout_version: int) -> None:
@@ -165,6 +168,7 @@ class Fsdp2Learner:
     def refresh_reference(self) -> None:
         """Make the reference model equal to the policy."""
         if self.reference is not None:
+            self._reshard(self.reference)
             state.copy_parameters(source=self.policy, target=self.reference)
 
     @torch.no_grad()
@@ -180,7 +184,18 @@ class Fsdp2Learner:
         )
         batch = collate([Row([sample])], pad_id=self.pad_id).to(self.device)
         logprobs, _ = self.policy(batch, 1.0)
+        self._reshard(self.policy)
         return [float(v) for v in logprobs]
+
+    @staticmethod
+    def _reshard(module: Policy) -> None:
+        """Let go of gathered root parameters.
+
+        After a backward pass FSDP2 does so itself; after a forward pass alone it keeps them, and they would
+        outlive the next change of the shards.
+        """
+        assert isinstance(module, FSDPModule)
+        module.reshard()
 
     # -- weights and checkpoints ------------------------------------------------------------------------------
 

@@ -1,9 +1,9 @@
-"""Key-value storage and attention for batched decoding with shared prompts.
+"""Attention for batched decoding with shared prompts.
 
-A group's completions share the keys and values of their prompt, so there are two stores: one slot per live prompt, one
-slot per running sequence. A decoding query attends to both and the two results are merged by their softmax sums
-("cascade attention"): the prompt is read once per group instead of once per completion. Prompts that are new in a
-batch are computed in the same forward pass, all tokens packed into one row; transformers hands them to
+A group's completions share the keys and values of their prompt, so there are two stores (`key_values.py`): one slot per
+live prompt, one slot per running sequence. A decoding query attends to both and the two results are merged by their
+softmax sums ("cascade attention"): the prompt is read once per group instead of once per completion. Prompts that are
+new in a batch are computed in the same forward pass, all tokens packed into one row; transformers hands them to
 `cascade_attention` because the model is loaded with `attn_implementation=CASCADE_ATTENTION`.
 
 Decides nothing about which sequence runs when; that is `decode.py`.
@@ -21,55 +21,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from r1ray.errors import ModelError
+from r1ray.rollout.key_values import KeyValueStore, round_up
 
 CASCADE_ATTENTION = "r1ray_cascade"
-
-# Stores grow by so many tokens: reading a store with unused room behind each sequence is slower than growing it.
-_TOKEN_BUCKET = 32
-
-
-class KeyValueStore:
-    """Keys and values per layer, [slots, heads, capacity, head_dim], with used slots kept dense from 0."""
-
-    def __init__(self) -> None:
-        self._layers: dict[int, tuple[Tensor, Tensor]] = {}
-        self._slots = 0
-        self._capacity = 0
-
-    def reserve(self, slots: int, tokens: int) -> None:
-        """Make room for `slots` runs of `tokens` tokens each."""
-        if slots <= self._slots and tokens <= self._capacity:
-            return
-        self._slots = max(self._slots, slots)
-        self._capacity = max(self._capacity, round_up(tokens))
-        for index, (old_keys, old_values) in self._layers.items():
-            keys, values = self._layers[index] = self._allocate(old_keys[0, :, 0])
-            slots, _, capacity, _ = old_keys.shape
-            keys[:slots, :, :capacity] = old_keys
-            values[:slots, :, :capacity] = old_values
-
-    def layer(self, index: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Return keys and values of a layer, where `like` [heads, head_dim] is one entry."""
-        if index not in self._layers:
-            self._layers[index] = self._allocate(like)
-        return self._layers[index]
-
-    def _allocate(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        heads, head_dim = like.shape
-        shape = (self._slots, heads, self._capacity, head_dim)
-        # Zeros, not empty: masked entries get weight 0, and 0 * nan would be nan.
-        return like.new_zeros(shape), like.new_zeros(shape)
-
-    def move(self, sources: Sequence[int], targets: Sequence[int]) -> None:
-        """Copy slots onto others; no slot may be both."""
-        for keys, values in self._layers.values():
-            keys[targets] = keys[sources]
-            values[targets] = values[sources]
-
-    def clear(self) -> None:
-        """Free everything."""
-        self._layers.clear()
-        self._slots = self._capacity = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +62,6 @@ class CascadeBatch:
     new_prompts: Sequence[tuple[int, int]]
     prompt_store: KeyValueStore | None = None
     completion_store: KeyValueStore | None = None
-
-
-def round_up(tokens: int) -> int:
-    """Round up to whole buckets."""
-    return -(-tokens // _TOKEN_BUCKET) * _TOKEN_BUCKET
 
 
 def arrange_rows(
@@ -161,10 +110,15 @@ def cascade_attention(
     """Attend as one `CascadeBatch` says; the signature is that of transformers' attention functions.
 
     Args:
+        module: the attention layer; its `layer_idx` names the layer in the stores.
         query: [1, query heads, N, head_dim], N tokens of the packed row.
         key: [1, heads, N, head_dim].
         value: like `key`.
+        attention_mask: None.
         cascade: what the N tokens are; passed to the model's forward.
+        scaling: of the scores; None: 1 / sqrt(head_dim).
+        softcap: refused unless None.
+        s_aux: attention sinks, refused unless None.
 
     Returns:
         [1, N, query heads, head_dim], and None for the weights.
@@ -175,7 +129,7 @@ def cascade_attention(
     assert attention_mask is None, "transformers makes no mask for an attention function it does not know"
     if softcap is not None or s_aux is not None:
         raise ModelError(
-            f"rollout.engine=transformers cannot decode {type(module).__name__}, whose attention has soft caps or sinks: "
+            f"rollout.engine=transformers cannot decode {type(module).__name__}: its attention has soft caps or sinks; "
             "use rollout.engine=vllm"
         )
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
@@ -206,13 +160,9 @@ def cascade_attention(
 
 
 def _attend_running(cascade: CascadeBatch, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Store the D running sequences' newest keys and values [D, heads, head_dim], then attend to prompt and completion.
+    """Store the newest keys and values [D, heads, head_dim] of D running sequences, then attend to all of them.
 
-    Args:
-        queries: [D, query heads, head_dim], scaled.
-
-    Returns:
-        [D, query heads, head_dim].
+    `queries` [D, query heads, head_dim] are scaled; the result has their shape.
     """
     rows, prompt_store, completion_store = cascade.rows, cascade.prompt_store, cascade.completion_store
     assert rows is not None
@@ -227,18 +177,19 @@ def _attend_running(cascade: CascadeBatch, layer: int, queries: Tensor, keys: Te
     grouped = queries.reshape(count, heads, -1, head_dim)
     own, own_sum = _attend(grouped, own_keys, own_values, rows.completion_mask)
 
-    placed = grouped[rows.members].unflatten(0, (len(rows.prompt_mask), -1)).transpose(1, 2)
-    width = placed.shape[2]
+    prompts, rows_per_key = len(rows.prompt_mask), grouped.shape[2]
+    placed = grouped[rows.members].view(prompts, -1, heads, rows_per_key, head_dim).transpose(1, 2)
     shared, shared_sum = _attend(placed.flatten(2, 3), *prompt_store.layer(layer, keys[0]), rows.prompt_mask)
     shared, shared_sum = (
-        tensor.unflatten(2, (width, -1)).transpose(1, 2).flatten(0, 1)[rows.places] for tensor in (shared, shared_sum)
+        tensor.view(prompts, heads, -1, rows_per_key, tensor.shape[-1]).transpose(1, 2).flatten(0, 1)[rows.places]
+        for tensor in (shared, shared_sum)
     )
     merged = torch.lerp(own.float(), shared.float(), (shared_sum - own_sum).sigmoid())
     return merged.to(queries.dtype).view(count, -1, head_dim)
 
 
 def _attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Return attention [B, heads, rows, head_dim] and its log-sum-exp of scores [B, heads, rows, 1] float32.
+    """Return attention [B, heads, rows, head_dim] and the log-sum-exp of its scores [B, heads, rows, 1] float32.
 
     Args:
         queries: [B, heads, rows, head_dim], scaled.

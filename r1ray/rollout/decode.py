@@ -10,43 +10,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from r1ray.errors import RolloutError
-from r1ray.rollout.cascade import CascadeBatch, KeyValueStore, RunningRows, arrange_rows
+from r1ray.rollout.cascade import CascadeBatch, RunningRows, arrange_rows
+from r1ray.rollout.key_values import KeyValueStore
 from r1ray.rollout.sampling import sample_tokens
+from r1ray.rollout.sequence import DecodingSequence, SharedPrompt, sequences_of
 from r1ray.types import FinishReason, GroupRequest
 
 # New prompts computed in one forward pass hold at most so many tokens, or are one prompt.
 _PREFILL_TOKENS = 8192
-
-
-@dataclass(slots=True, eq=False)
-class SharedPrompt:
-    """A prompt whose keys and values are in the prompt store."""
-
-    prompt_ids: tuple[int, ...]
-    slot: int
-    # [V] of its last token, from which every completion of it starts.
-    logits: Tensor | None = None
-
-
-@dataclass(slots=True, eq=False)
-class DecodingSequence:
-    """One completion on its way."""
-
-    request: GroupRequest
-    sample_index: int
-    seed: int
-    prompt: SharedPrompt | None = None  # None while it waits
-    completion_ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    policy_versions: list[int] = field(default_factory=list)
-    finish_reason: FinishReason | None = None
 
 
 class Decoder:
@@ -89,8 +66,7 @@ class Decoder:
     def add(self, requests: Iterable[GroupRequest]) -> None:
         """Queue every completion of `requests`."""
         for request in requests:
-            for sample_index, seed in zip(request.sample_indices, request.seeds, strict=True):
-                self._waiting.append(DecodingSequence(request, sample_index, seed))
+            self._waiting.extend(sequences_of(request))
 
     @torch.inference_mode()
     def abort(self, group_ids: Collection[str] | None) -> list[DecodingSequence]:
@@ -148,38 +124,38 @@ class Decoder:
         new_prompts: list[SharedPrompt] = []
         new_tokens = 0
         while self._waiting and len(self._running) < self._max_num_seqs:
-            prompt_ids = self._waiting[0].request.prompt.prompt_ids
-            prompt = self._current_prompts.get(prompt_ids)
+            sequence = self._waiting[0]
+            prompt = self._current_prompts.get(sequence.prompt.prompt_ids)
             if prompt is None:
-                new_tokens += len(prompt_ids)
+                prompt = sequence.prompt
+                new_tokens += len(prompt.prompt_ids)
                 if new_prompts and new_tokens > _PREFILL_TOKENS:
                     break
-                prompt = self._current_prompts[prompt_ids] = SharedPrompt(prompt_ids, slot=len(self._prompts))
+                prompt.slot = len(self._prompts)
+                self._current_prompts[prompt.prompt_ids] = prompt
                 self._prompts.append(prompt)
                 new_prompts.append(prompt)
-            sequence = self._waiting.popleft()
             sequence.prompt = prompt
-            self._running.append(sequence)
+            self._running.append(self._waiting.popleft())
         return new_prompts
 
     def _compute_logits(self, decoding: list[DecodingSequence], new_prompts: list[SharedPrompt]) -> Tensor:
-        """Run the model on last tokens and new prompts; return [running, V], for starting sequences from the prompt."""
+        """Run the model on last tokens and new prompts; return logits [running, V]."""
         parts = []
         if decoding or new_prompts:
             logits = self._forward_batch(decoding, new_prompts)
             parts.append(logits[: len(decoding)])
             for prompt, prompt_logits in zip(new_prompts, logits[len(decoding) :], strict=True):
                 prompt.logits = prompt_logits.clone()
-        starting = [_prompt_of(sequence).logits for sequence in self._running[len(decoding) :]]
+        starting = [sequence.prompt.logits for sequence in self._running[len(decoding) :]]
         if starting:
             parts.append(torch.stack(starting))
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def _forward_batch(self, decoding: list[DecodingSequence], new_prompts: list[SharedPrompt]) -> Tensor:
         """Return logits [D + new prompts, V] after the last token of each."""
-        device = self._model.device
         input_ids = [sequence.completion_ids[-1] for sequence in decoding]
-        position_ids = [len(_prompt_of(s).prompt_ids) + len(s.completion_ids) - 1 for s in decoding]
+        position_ids = [s.last_position for s in decoding]
         keep = list(range(len(decoding)))
         for prompt in new_prompts:
             input_ids.extend(prompt.prompt_ids)
@@ -197,7 +173,7 @@ class Decoder:
         self._completion_store.reserve(len(self._running), max(completion_tokens, default=1))
         if not decoding:
             return None
-        slots = [_prompt_of(sequence).slot for sequence in decoding]
+        slots = [sequence.prompt.slot for sequence in decoding]
         return arrange_rows(slots, prompt_tokens, completion_tokens, next(self._model.parameters()))
 
     def _forward(
@@ -221,7 +197,7 @@ class Decoder:
             logits,
             temperatures=torch.tensor([params.temperature for params in sampling], device=device),
             top_ps=torch.tensor([params.top_p for params in sampling], device=device),
-            seeds=torch.tensor([_to_int64(sequence.seed) for sequence in self._running], device=device),
+            seeds=torch.tensor([sequence.seed for sequence in self._running], device=device),
             positions=torch.tensor([len(sequence.completion_ids) for sequence in self._running], device=device),
         )
         if not bool(logprobs.isfinite().all()):
@@ -239,13 +215,13 @@ class Decoder:
 
     def _remove(self, rows: list[int]) -> None:
         """Take sequences (ascending rows) out of the batch, with prompts that nothing needs any more."""
-        _compact(self._running, rows, self._completion_store)
+        self._completion_store.remove(self._running, rows)
         needed = {id(sequence.prompt) for sequence in self._running}
         if self._waiting:
             # The rest of a group that did not fit starts next.
-            needed.add(id(self._current_prompts.get(self._waiting[0].request.prompt.prompt_ids)))
+            needed.add(id(self._current_prompts.get(self._waiting[0].prompt.prompt_ids)))
         unused = [prompt for prompt in self._prompts if id(prompt) not in needed]
-        _compact(self._prompts, [prompt.slot for prompt in unused], self._prompt_store)
+        self._prompt_store.remove(self._prompts, [prompt.slot for prompt in unused])
         for slot, prompt in enumerate(self._prompts):
             prompt.slot = slot
         for prompt in unused:
@@ -254,25 +230,3 @@ class Decoder:
         if not self.has_work:
             self._prompt_store.clear()
             self._completion_store.clear()
-
-
-def _compact(items: list[Any], removed: list[int], store: KeyValueStore) -> None:
-    """Remove the items at ascending indices by moving items from the end into the holes, with their slots in the store."""
-    kept = len(items) - len(removed)
-    holes = [index for index in removed if index < kept]
-    movers = sorted(set(range(kept, len(items))) - set(removed))
-    for hole, mover in zip(holes, movers, strict=True):
-        items[hole] = items[mover]
-    del items[kept:]
-    if holes:
-        store.move(movers, holes)
-
-
-def _prompt_of(sequence: DecodingSequence) -> SharedPrompt:
-    assert sequence.prompt is not None, "a running sequence has its prompt"
-    return sequence.prompt
-
-
-def _to_int64(seed: int) -> int:
-    """Wrap an integer of any size to a signed 64-bit one."""
-    return (seed + (1 << 63)) % (1 << 64) - (1 << 63)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from r1ray.rollout.sequence import DecodingSequence
+from r1ray.types import Completion
+
 # A character split over tokens decodes to this until its last byte has come.
 _PARTIAL = "\N{REPLACEMENT CHARACTER}"
 # Tokens decoded before those that may hold the stop string: some tokenizers treat the first one differently.
@@ -53,6 +56,23 @@ class Detokenizer:
     def _decode(self, token_ids: Sequence[int]) -> str:
         text: str = self._tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
+
+
+def make_completion(sequence: DecodingSequence, detokenizer: Detokenizer, *, worker: str) -> Completion:
+    """Return the record of a finished or aborted sequence."""
+    assert sequence.finish_reason is not None
+    request = sequence.request
+    return Completion(
+        group_id=request.group_id,
+        prompt_id=request.prompt.prompt_id,
+        sample_index=sequence.sample_index,
+        text=detokenizer.text(sequence.completion_ids, request.sampling.stop),
+        completion_ids=tuple(sequence.completion_ids),
+        rollout_logprobs=tuple(sequence.logprobs),
+        policy_versions=tuple(sequence.policy_versions),
+        finish_reason=sequence.finish_reason,
+        worker=worker,
+    )
 
 
 def _may_complete(token_text: str, string: str) -> bool:

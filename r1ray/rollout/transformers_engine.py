@@ -19,13 +19,14 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
-from r1ray.errors import ConfigError, ModelError, RolloutError
-from r1ray.rollout.cascade import CASCADE_ATTENTION
-from r1ray.rollout.decode import Decoder, DecodingSequence
-from r1ray.rollout.detokenize import Detokenizer
+from r1ray.errors import ConfigError, RolloutError, WeightSyncError
+from r1ray.rollout.decode import Decoder
+from r1ray.rollout.detokenize import Detokenizer, make_completion
+from r1ray.rollout.load import eos_token_ids_of, load_model
 from r1ray.rollout.protocol import EngineOptions
+from r1ray.rollout.sequence import DecodingSequence
 from r1ray.types import Completion, GroupRequest
 
 logger = logging.getLogger(__name__)
@@ -129,12 +130,16 @@ class TransformersEngine:
         await asyncio.to_thread(self._receiver.init_weight_transfer_engine, init_info)
 
     async def start_weight_update(self) -> None:
-        """Prepare to receive weights."""
+        """Prepare to receive weights; the engine must be paused."""
+        if not self._paused:
+            raise WeightSyncError("weights can be replaced only while generation is frozen: call pause() first")
         await self._ask(self._receiver.start_weight_update)
 
     async def update_weights(self, update_info: dict[str, Any] | list[dict[str, Any]]) -> None:
-        """Receive the weights that `update_info` describes; generation stands still until they are loaded."""
-        await self._ask(lambda: self._receiver.update_weights(update_info))
+        """Receive the weights that `update_info` describes; blocks until they are loaded."""
+        # A list has one entry per worker rank, and this engine is a single one.
+        own = update_info[0] if isinstance(update_info, list) else update_info
+        await self._ask(lambda: self._receiver.update_weights(own))
 
     async def finish_weight_update(self, policy_version: int) -> None:
         """Make the received weights current; running sequences keep their keys and values, new ones share none."""
@@ -242,61 +247,10 @@ class TransformersEngine:
     def _publish(self, sequences: Sequence[DecodingSequence]) -> None:
         """Hand finished sequences to the asyncio side."""
         if sequences:
-            completions = [self._make_completion(sequence) for sequence in sequences]
+            worker = self._options.worker
+            completions = [make_completion(sequence, self._detokenizer, worker=worker) for sequence in sequences]
             self._loop.call_soon_threadsafe(self._receive, completions)
 
     def _receive(self, completions: list[Completion]) -> None:
         self._finished.extend(completions)
         self._news.set()
-
-    def _make_completion(self, sequence: DecodingSequence) -> Completion:
-        assert sequence.finish_reason is not None
-        request = sequence.request
-        return Completion(
-            group_id=request.group_id,
-            prompt_id=request.prompt.prompt_id,
-            sample_index=sequence.sample_index,
-            text=self._detokenizer.text(sequence.completion_ids, request.sampling.stop),
-            completion_ids=tuple(sequence.completion_ids),
-            rollout_logprobs=tuple(sequence.logprobs),
-            policy_versions=tuple(sequence.policy_versions),
-            finish_reason=sequence.finish_reason,
-            worker=self._options.worker,
-        )
-
-
-def load_model(options: EngineOptions) -> Any:
-    """Load a causal language model for `Decoder`.
-
-    Raises:
-        ModelError: it cannot be loaded, or its attention is not plain causal attention.
-    """
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            options.model_path,
-            revision=options.revision,
-            trust_remote_code=options.trust_remote_code,
-            dtype=getattr(torch, options.dtype),
-            attn_implementation=CASCADE_ATTENTION,
-        )
-    except (OSError, ValueError) as error:
-        raise ModelError(f"model.path={options.model_path} cannot be loaded for rollout: {error}") from error
-    config = model.config.get_text_config()
-    window = getattr(config, "sliding_window", None)
-    windowed = any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or ())
-    if not model._supports_attention_backend or (windowed and (window or 0) < options.max_model_tokens):
-        raise ModelError(
-            f"rollout.engine=transformers cannot decode {type(model).__name__} at {options.max_model_tokens} tokens: it "
-            "needs plain causal attention; use rollout.engine=vllm"
-        )
-    return model.to(options.device).eval().requires_grad_(False)
-
-
-def eos_token_ids_of(model: Any, tokenizer: Any) -> tuple[int, ...]:
-    """Return the tokens that end a completion: the model's, else the tokenizer's."""
-    eos_token_ids = model.generation_config.eos_token_id
-    if eos_token_ids is None:
-        eos_token_ids = tokenizer.eos_token_id
-    if eos_token_ids is None:
-        return ()
-    return tuple(eos_token_ids) if isinstance(eos_token_ids, list | tuple) else (eos_token_ids,)

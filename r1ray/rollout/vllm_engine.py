@@ -13,8 +13,8 @@ import asyncio
 import logging
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -64,12 +64,13 @@ class VllmEngine:
 
     async def start(self) -> None:
         """Start vLLM's processes and load the model."""
-        os.environ.update(_environment(self._options))
+        os.environ.update(_vllm_environment(self._options))
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
         try:
-            self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**_engine_arguments(self._options)))
+            with _environment(_openmp_environment(self._options)):
+                self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**_engine_arguments(self._options)))
         except (RuntimeError, ValueError, OSError) as error:
             raise RolloutError(
                 f"vLLM on {self._options.worker} does not start with {self._options.model_path}: {error}"
@@ -133,7 +134,10 @@ class VllmEngine:
         self._submitted += 1
         async with self._reporting("score"):
             output = await self._final_output(token_ids, params, f"score-{self._submitted}")
-        return [position[token_id].logprob for position, token_id in zip(output.prompt_logprobs[1:], token_ids[1:], strict=True)]
+        return [
+            position[token_id].logprob
+            for position, token_id in zip(output.prompt_logprobs[1:], token_ids[1:], strict=True)
+        ]
 
     async def pause(self) -> None:
         """Freeze generation; requests stay."""
@@ -286,8 +290,23 @@ class VllmEngine:
         return failure
 
 
-def _environment(options: EngineOptions) -> dict[str, str]:
-    """Return the environment variables that vLLM and its processes read."""
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for the processes started inside."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _vllm_environment(options: EngineOptions) -> dict[str, str]:
+    """Return what vLLM reads, at its import and later."""
     variables = {
         "VLLM_LOGGING_LEVEL": "WARNING",
         "VLLM_NO_USAGE_STATS": "1",
@@ -299,9 +318,28 @@ def _environment(options: EngineOptions) -> dict[str, str]:
         # CUDA IPC handles are Python objects, which vLLM passes between its own processes only when told so.
         variables["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
     if options.device == "cpu":
-        cores = options.cores or tuple(sorted(os.sched_getaffinity(0)))
-        variables["VLLM_CPU_OMP_THREADS_BIND"] = _bind(cores, ranks=options.tensor_parallel)
+        variables["VLLM_CPU_OMP_THREADS_BIND"] = _bind(_cores(options), ranks=options.tensor_parallel)
+        # The model in the scheduler's own process: on CPU the hop to another costs more than a small model's step,
+        # and its end waits by spinning on a core that the model needs.
+        variables["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1" if options.tensor_parallel > 1 else "0"
     return variables
+
+
+def _openmp_environment(options: EngineOptions) -> dict[str, str]:
+    """Return what OpenMP reads when the scheduler's process starts; vLLM sets it for separate workers only."""
+    if options.device != "cpu" or options.tensor_parallel > 1:
+        return {}
+    cores = _cores(options)
+    return {
+        "OMP_NUM_THREADS": str(len(cores)),
+        "GOMP_CPU_AFFINITY": " ".join(map(str, cores)),
+        # Threads that wait long for work spin on cores that others could use; the default is milliseconds.
+        "GOMP_SPINCOUNT": "5000",
+    }
+
+
+def _cores(options: EngineOptions) -> tuple[int, ...]:
+    return options.cores or tuple(sorted(os.sched_getaffinity(0)))
 
 
 def _bind(cores: Sequence[int], *, ranks: int) -> str:
@@ -339,6 +377,7 @@ def _engine_arguments(options: EngineOptions) -> dict[str, Any]:
     if options.device == "cpu":
         arguments["block_size"] = _CPU_BLOCK_TOKENS
         arguments["kv_cache_memory_bytes"] = options.cpu_kv_cache_bytes
+        arguments["distributed_executor_backend"] = "mp" if options.tensor_parallel > 1 else "uni"
         arguments["worker_cls"] = "r1ray.rollout.vllm_cpu_worker.SeededCpuWorker"
     else:
         arguments["gpu_memory_utilization"] = options.gpu_memory_fraction

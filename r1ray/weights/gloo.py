@@ -289,5 +289,3 @@ def _result(call: Future[None], timeout_s: float) -> None:
     except Exception:
         _raise_if_failed(call)
         raise
-
-

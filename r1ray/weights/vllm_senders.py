@@ -69,9 +69,7 @@ class VllmSender:
             self._engine = None
 
 
-def nccl_sender(
-    source: WeightSource, client: WeightSyncClient, *, rank: int, address: str, port: int
-) -> VllmSender:
+def nccl_sender(source: WeightSource, client: WeightSyncClient, *, rank: int, address: str, port: int) -> VllmSender:
     """Return a sender for engines on other GPUs.
 
     Args:

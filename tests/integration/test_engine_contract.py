@@ -115,7 +115,9 @@ async def complete(engine: RolloutEngine, requests: Sequence[GroupRequest]) -> l
     return [got[key] for key in wanted]
 
 
-def reference_logprobs(model: Any, prompt_ids: Sequence[int], completion_ids: Sequence[int], temperature: float) -> torch.Tensor:
+def reference_logprobs(
+    model: Any, prompt_ids: Sequence[int], completion_ids: Sequence[int], temperature: float
+) -> torch.Tensor:
     ids = torch.tensor([[*prompt_ids, *completion_ids]])
     with torch.no_grad():
         logits = model(ids).logits[0, len(prompt_ids) - 1 : -1]
@@ -188,6 +190,20 @@ def test_the_same_seed_samples_the_same_and_others_differ(engine: RolloutEngine,
     assert len({other.completion_ids for other in [once, *others]}) > 1
 
 
+def test_seeds_in_a_row_sample_the_distribution(
+    engine: RolloutEngine, run: Run[Any], model: Any, tokenizer: Any
+) -> None:
+    prompt = make_prompt(tokenizer, QUESTIONS[0])
+    count = 2000
+    request = make_request(prompt, seeds=range(count), max_completion_tokens=1, temperature=1.5)
+    sampled = torch.tensor([completion.completion_ids[0] for completion in run(complete(engine, [request]))])
+    with torch.no_grad():
+        expected = torch.softmax(model(torch.tensor([prompt.prompt_ids])).logits[0, -1] / 1.5, dim=-1)
+    frequencies = torch.bincount(sampled, minlength=len(expected)) / count
+    spread = (expected * (1 - expected) / count).sqrt()
+    assert ((frequencies - expected).abs() <= 5 * spread + 1 / count).all()
+
+
 def test_a_seeded_completion_does_not_depend_on_its_neighbours(
     engine: RolloutEngine, run: Run[Any], tokenizer: Any
 ) -> None:
@@ -224,9 +240,7 @@ def test_groups_larger_than_the_batch_all_come_back_with_their_indices(
     assert {(c.group_id, c.prompt_id, c.worker) for c in completions} == {("g", prompt.prompt_id, "rollout-0")}
 
 
-def test_aborted_groups_come_back_and_the_others_finish(
-    engine: RolloutEngine, run: Run[Any], tokenizer: Any
-) -> None:
+def test_aborted_groups_come_back_and_the_others_finish(engine: RolloutEngine, run: Run[Any], tokenizer: Any) -> None:
     prompt = make_prompt(tokenizer, QUESTIONS[0])
 
     async def scenario() -> dict[str, list[Completion]]:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from r1ray.data.embedded.arithmetic import arithmetic
 from r1ray.data.embedded.item import TaskItem
-from r1ray.data.embedded.word_problems import word_problems
+from r1ray.data.embedded.word_problems import word_problems, word_problems_few_shot
 
 
 class Task(Protocol):
@@ -17,4 +17,8 @@ class Task(Protocol):
         """Return the question at `index` of the stream of `seed` and `split`."""
 
 
-TASKS: Mapping[str, Task] = {"arithmetic": arithmetic, "word_problems": word_problems}
+TASKS: Mapping[str, Task] = {
+    "arithmetic": arithmetic,
+    "word_problems": word_problems,
+    "word_problems_few_shot": word_problems_few_shot,
+}

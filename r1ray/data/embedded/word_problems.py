@@ -1,40 +1,26 @@
-"""The embedded task `word_problems`: short arithmetic stories with an integer answer.
+"""The embedded tasks `word_problems` and `word_problems_few_shot`: short arithmetic stories with an integer answer.
 
-For small chat models, which solve a part of them and can learn to solve more. One or two operations each:
-sums, differences, comparisons, products, even divisions. Train and held-out questions never meet: a hash of
-the story and its numbers decides the split, so that not even the names in it can tell two questions apart.
+One or two operations each: sums, differences, comparisons, products, even divisions. The first asks the bare
+question, for chat models; the second puts worked examples before it, which even a base model of 135M
+parameters goes on from. Train and held-out questions never meet: a hash of the story and its numbers decides
+the split, so that not even the names can make the difference.
 """
 
 from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
 
 from r1ray.data.embedded.item import TaskItem
+from r1ray.data.embedded.word_stories import CONTAINERS, NAMES, ONE_STEP, THINGS, TWO_STEPS, Kind, Numbers
 from r1ray.errors import DataError
 
 SPLITS = ("train", "eval")
-_EVAL_ONE_IN = 10
-
-NAMES = (
-    "Ada", "Ben", "Carla", "David", "Elena", "Felix", "Grace", "Hassan", "Ines", "Jonas", "Keiko", "Liam",
-    "Maya", "Noah", "Olga", "Priya", "Quinn", "Rosa", "Sam", "Tara", "Umar", "Vera", "Wei", "Yusuf",
-)  # fmt: skip
-THINGS = (
-    "apples", "books", "buttons", "cards", "coins", "cookies", "eggs", "flowers", "marbles", "oranges",
-    "pencils", "photos", "shells", "stamps", "stickers", "tickets",
-)  # fmt: skip
-CONTAINERS = ("bags", "baskets", "boxes", "jars", "packs", "trays")
-
-
-@dataclass(frozen=True, slots=True)
-class Numbers:
-    """The numbers a story shows, in the order a, b, c, and the answer to its question."""
-
-    shown: tuple[int, ...]
-    answer: int
+_EVAL_ONE_IN = 5
+_TWO_STEPS_ONE_IN = 4
+# How many worked examples tell other stories of the question's kind, and how many its own with other numbers.
+_EXAMPLES_OF_KIND = 2
+_EXAMPLES_OF_STORY = 2
 
 
 def word_problems(index: int, *, seed: int, split: str) -> TaskItem:
@@ -46,30 +32,43 @@ def word_problems(index: int, *, seed: int, split: str) -> TaskItem:
         split: `train` or `eval`; no question is in both, whatever the seeds.
 
     Returns:
-        A question such as `Maya has 14 shells. Ben gives Maya 23 more. How many shells does Maya have now?`
-        with the answer `37`.
+        A question such as `Maya has 4 shells. Ben gives Maya 9 more. How many shells does Maya have now?`
+        with the answer `13`.
 
     Raises:
         DataError: unknown split or negative index.
     """
-    if split not in SPLITS:
-        raise DataError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
-    if index < 0:
-        raise DataError(f"index must be >= 0, got {index}")
-    # Seeding with text, unlike hash(), gives the same stream in every process and Python release.
-    draw = random.Random(f"word_problems:{split}:{seed}:{index}")
-    story, numbers = _draw_problem(draw)
-    while split_of(story, numbers.shown) != split:
-        story, numbers = _draw_problem(draw)
-    name, other = draw.sample(NAMES, 2)
-    question = story.format(
-        **dict(zip("abc", numbers.shown, strict=False)),
-        name=name,
-        other=other,
-        things=draw.choice(THINGS),
-        containers=draw.choice(CONTAINERS),
-    )
-    return TaskItem(question=question, answer=str(numbers.answer))
+    draw, _, story, numbers = _draw_at(index, seed=seed, split=split)
+    return TaskItem(_tell(story, numbers, draw), str(numbers.answer))
+
+
+def word_problems_few_shot(index: int, *, seed: int, split: str) -> TaskItem:
+    r"""Return the same question after worked examples of its kind, none of which is the question itself.
+
+    For the template `plain`: the model goes on after the last `A:`. Its answer is one line, so stop at "\n".
+
+    Args:
+        index: as in `word_problems`.
+        seed: as in `word_problems`.
+        split: as in `word_problems`; the examples are always problems of `train`.
+
+    Returns:
+        A question such as `Q: ..\nA: 3 + 4 = 7. The answer is 7.\n\nQ: ..\nA:`.
+
+    Raises:
+        DataError: unknown split or negative index.
+    """
+    draw, kind, story, numbers = _draw_at(index, seed=seed, split=split)
+    question = _tell(story, numbers, draw)
+    used = {(story, numbers.shown)}
+    examples = ""
+    for told in [draw.choice(kind.stories) for _ in range(_EXAMPLES_OF_KIND)] + [story] * _EXAMPLES_OF_STORY:
+        example = _draw_numbers(kind, told, draw, split="train")
+        while (told, example.shown) in used:
+            example = _draw_numbers(kind, told, draw, split="train")
+        used.add((told, example.shown))
+        examples += f"Q: {_tell(told, example, draw)}\nA: {example.working} The answer is {example.answer}.\n\n"
+    return TaskItem(f"{examples}Q: {question}\nA:", str(numbers.answer))
 
 
 def split_of(story: str, shown: tuple[int, ...]) -> str:
@@ -78,132 +77,27 @@ def split_of(story: str, shown: tuple[int, ...]) -> str:
     return "eval" if zlib.crc32(key.encode()) % _EVAL_ONE_IN == 0 else "train"
 
 
-def _draw_problem(draw: random.Random) -> tuple[str, Numbers]:
-    story, draw_numbers = draw.choice(STORIES)
-    return story, draw_numbers(draw)
+def _draw_at(index: int, *, seed: int, split: str) -> tuple[random.Random, Kind, str, Numbers]:
+    """Return the problem at a place, and the random stream that goes on to tell it."""
+    if split not in SPLITS:
+        raise DataError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+    if index < 0:
+        raise DataError(f"index must be >= 0, got {index}")
+    # Seeding with text, unlike hash(), gives the same stream in every process and Python release.
+    draw = random.Random(f"word_problems:{split}:{seed}:{index}")
+    kind = draw.choice(TWO_STEPS if draw.randrange(_TWO_STEPS_ONE_IN) == 0 else ONE_STEP)
+    story = draw.choice(kind.stories)
+    return draw, kind, story, _draw_numbers(kind, story, draw, split=split)
 
 
-def _sum(draw: random.Random) -> Numbers:
-    a, b = draw.randint(2, 12), draw.randint(2, 12)
-    return Numbers((a, b), a + b)
+def _draw_numbers(kind: Kind, story: str, draw: random.Random, *, split: str) -> Numbers:
+    numbers = kind.draw_numbers(draw)
+    while split_of(story, numbers.shown) != split:
+        numbers = kind.draw_numbers(draw)
+    return numbers
 
 
-def _difference(draw: random.Random) -> Numbers:
-    b, rest = draw.randint(2, 9), draw.randint(2, 9)
-    return Numbers((b + rest, b), rest)
-
-
-def _product(draw: random.Random) -> Numbers:
-    a, b = draw.randint(2, 9), draw.randint(2, 10)
-    return Numbers((a, b), a * b)
-
-
-def _quotient(draw: random.Random) -> Numbers:
-    each, parts = draw.randint(2, 9), draw.randint(2, 9)
-    return Numbers((each * parts, parts), each)
-
-
-def _sum_minus(draw: random.Random) -> Numbers:
-    a, b = draw.randint(2, 9), draw.randint(2, 9)
-    c = draw.randint(2, a + b - 2)
-    return Numbers((a, b, c), a + b - c)
-
-
-def _three_sum(draw: random.Random) -> Numbers:
-    shown = tuple(draw.randint(2, 9) for _ in range(3))
-    return Numbers(shown, sum(shown))
-
-
-def _total_of_compared(draw: random.Random) -> Numbers:
-    a, more = draw.randint(2, 9), draw.randint(2, 9)
-    return Numbers((a, more), a + a + more)
-
-
-def _product_plus(draw: random.Random) -> Numbers:
-    a, b, c = draw.randint(2, 5), draw.randint(2, 10), draw.randint(2, 9)
-    return Numbers((a, b, c), a * b + c)
-
-
-def _product_minus(draw: random.Random) -> Numbers:
-    a, b = draw.randint(2, 5), draw.randint(2, 10)
-    c = draw.randint(2, a * b - 2)
-    return Numbers((a, b, c), a * b - c)
-
-
-_Draw = Callable[[random.Random], Numbers]
-_STORIES: tuple[tuple[_Draw, tuple[str, ...]], ...] = (
-    (
-        _sum,
-        (
-            "{name} has {a} {things}. {other} gives {name} {b} more. How many {things} does {name} have now?",
-            "A shop sold {a} {things} in the morning and {b} in the afternoon. How many {things} did it sell that day?",
-            "{name} is {a} years old. How old will {name} be in {b} years?",
-            "{name} has {a} {things}. {other} has {b} more {things} than {name}. How many {things} does {other} have?",
-        ),
-    ),
-    (
-        _difference,
-        (
-            "{name} had {a} {things} and gave {b} of them to {other}. How many {things} does {name} have left?",
-            "There are {a} children on a bus. At the next stop {b} get off. How many children are still on the bus?",
-            "{name} has {a} {things} and {other} has {b}. How many more {things} does {name} have than {other}?",
-            "A book has {a} pages. {name} has read {b} of them. How many pages are left to read?",
-            "{name} has {a} {things}. That is {b} more than {other} has. How many {things} does {other} have?",
-        ),
-    ),
-    (
-        _product,
-        (
-            "{name} buys {a} {containers} of {things}. Each holds {b} {things}. How many {things} does {name} buy?",
-            "A hall has {a} rows with {b} chairs in each row. How many chairs are in the hall?",
-            "{name} runs {a} kilometers a day. How many kilometers does {name} run in {b} days?",
-            "One ticket costs {a} dollars. How many dollars do {b} tickets cost?",
-        ),
-    ),
-    (
-        _quotient,
-        (
-            "{name} shares {a} {things} equally among {b} friends. How many {things} does each friend get?",
-            "{a} pupils form teams of {b}. How many teams are there?",
-            "{name} packs {a} {things} into {containers} of {b}. How many {containers} does {name} need?",
-            "{name} pays {a} dollars for {b} tickets of the same price. How many dollars does one ticket cost?",
-        ),
-    ),
-    (
-        _sum_minus,
-        (
-            "{name} picks {a} {things}, then {b} more, and gives {c} to {other}. How many {things} are left?",
-            "A train has {a} passengers. {b} get on and {c} get off. How many passengers are on the train now?",
-            "{name} earns {a} dollars on Monday and {b} on Tuesday, and spends {c}. How many dollars are left?",
-        ),
-    ),
-    (
-        _three_sum,
-        (
-            "{name} found {a} {things} on Friday, {b} on Saturday and {c} on Sunday. How many {things} is that in all?",
-            "A garden has {a} roses, {b} tulips and {c} lilies. How many flowers does it have in all?",
-        ),
-    ),
-    (
-        _total_of_compared,
-        (
-            "{name} has {a} {things} and {other} has {b} more than {name}. How many {things} do they have together?",
-            "{name} read {a} pages today and {b} pages more than that yesterday. How many pages is that together?",
-        ),
-    ),
-    (
-        _product_plus,
-        (
-            "{name} has {a} {containers} with {b} {things} in each and {c} loose {things}. How many {things} in all?",
-            "A taxi costs {b} dollars per hour plus {c} dollars. How many dollars does a ride of {a} hours cost?",
-        ),
-    ),
-    (
-        _product_minus,
-        (
-            "{name} bakes {a} trays of {b} rolls and sells {c} of them. How many rolls are left?",
-            "{name} buys {a} packs of {b} {things} and loses {c} {things}. How many {things} are left?",
-        ),
-    ),
-)
-STORIES = tuple((story, draw_numbers) for draw_numbers, stories in _STORIES for story in stories)
+def _tell(story: str, numbers: Numbers, draw: random.Random) -> str:
+    name, other = draw.sample(NAMES, 2)
+    shown = dict(zip("abc", numbers.shown, strict=False))
+    return story.format(**shown, name=name, other=other, things=draw.choice(THINGS), containers=draw.choice(CONTAINERS))

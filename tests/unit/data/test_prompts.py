@@ -13,13 +13,28 @@ from r1ray.errors import ConfigError, DataError
 from r1ray.template import R1_ZERO_TEMPLATE
 
 BOS, EOS, START, END = 1, 2, 3, 4
-WORDS = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "What", "is", "2", "+", "3", "?", "user", "system", "sum"]
+WORDS = [
+    "<unk>",
+    "<s>",
+    "</s>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "What",
+    "is",
+    "2",
+    "+",
+    "3",
+    "?",
+    "user",
+    "system",
+    "sum",
+]
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }} {{ m['content'] }} <|im_end|>{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>{% endif %}"
 )
 RECORD = Record("sums/train/0", "What is 2 + 3 ?", "5", "math", {"level": 1})
-QUESTION_IDS = tuple(WORDS.index(word) for word in "What is 2 + 3 ?".split())
+QUESTION_IDS = tuple(WORDS.index(word) for word in ["What", "is", "2", "+", "3", "?"])
 
 
 def make_tokenizer(
@@ -45,7 +60,12 @@ def test_plain_prompt_carries_the_record_and_the_models_bos():
     assert prompt is not None
     assert prompt.prompt_ids == (BOS, *QUESTION_IDS)
     assert prompt.text == prompt.question == RECORD.question
-    assert (prompt.prompt_id, prompt.answer, prompt.task, prompt.metadata) == ("sums/train/0", "5", "math", {"level": 1})
+    assert (prompt.prompt_id, prompt.answer, prompt.task, prompt.metadata) == (
+        "sums/train/0",
+        "5",
+        "math",
+        {"level": 1},
+    )
 
 
 def test_model_without_bos_gets_none():

@@ -135,7 +135,9 @@ def test_directory_of_parquet_files_is_one_dataset(tmp_path: Path):
     assert [source[index].prompt_id for index in range(3)] == ["p-1", "p-2", "p-3"]
 
 
-@pytest.mark.parametrize(("line", "message"), [("{", "line 1 is not JSON"), ("[1]", "must hold a JSON object, got list")])
+@pytest.mark.parametrize(
+    ("line", "message"), [("{", "line 1 is not JSON"), ("[1]", "must hold a JSON object, got list")]
+)
 def test_bad_jsonl_line_is_an_error(tmp_path: Path, line: str, message: str):
     path = tmp_path / "bad.jsonl"
     path.write_text(line)
@@ -190,14 +192,16 @@ def test_embedded_source_yields_the_task():
 
 
 def test_unknown_embedded_task_or_split_is_an_error():
-    with pytest.raises(DataError, match="must be one of arithmetic, word_problems, got 'maths'"):
+    with pytest.raises(
+        DataError, match="must be one of arithmetic, word_problems, word_problems_few_shot, got 'maths'"
+    ):
         open_source(DatasetConfig(name="maths"))
     with pytest.raises(DataError, match="split must be one of train, eval, got 'dev'"):
         open_source(DatasetConfig(name="arithmetic", split="dev"))
 
 
 # reasoning_gym imports cellpylib, whose source has `is` comparisons with literals.
-@pytest.mark.filterwarnings("ignore::SyntaxWarning", "ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::SyntaxWarning")
 class TestReasoningGym:
     def config(self, **changes: Any) -> DatasetConfig:
         return DatasetConfig(**{"source": "reasoning_gym", "name": "chain_sum", "size": 20, "seed": 7, **changes})

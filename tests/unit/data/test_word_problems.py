@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import operator
+import random
 import re
 import string
 
 import pytest
 
 from r1ray.data.embedded.registry import TASKS
-from r1ray.data.embedded.word_problems import STORIES, split_of, word_problems
+from r1ray.data.embedded.word_problems import split_of, word_problems, word_problems_few_shot
+from r1ray.data.embedded.word_stories import ONE_STEP, TWO_STEPS, Kind
 from r1ray.errors import DataError
+
+SIGNS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
 
 
 def fields_of(story: str) -> list[str]:
@@ -27,7 +32,8 @@ def as_pattern(story: str) -> re.Pattern[str]:
     return re.compile("".join(parts))
 
 
-PATTERNS = {story: as_pattern(story) for story, _ in STORIES}
+KIND_OF: dict[str, Kind] = {story: kind for kind in ONE_STEP + TWO_STEPS for story in kind.stories}
+PATTERNS = {story: as_pattern(story) for story in KIND_OF}
 
 
 def take_apart(question: str) -> tuple[str, tuple[int, ...]]:
@@ -69,19 +75,69 @@ def test_stream_is_stable() -> None:
 
 def test_questions_seldom_repeat() -> None:
     questions = [word_problems(index, seed=0, split="train").question for index in range(1000)]
-    assert len(set(questions)) > 950
+    assert len(set(questions)) > 900
 
 
 @pytest.mark.parametrize("story", PATTERNS)
 def test_story_shows_every_number_of_its_kind(story: str) -> None:
-    import random
-
-    draw_numbers = dict(STORIES)[story]
     for seed in range(50):
-        numbers = draw_numbers(random.Random(seed))
-        assert [name for name in dict.fromkeys(fields_of(story)) if name in "abc"] or numbers.shown
+        numbers = KIND_OF[story].draw_numbers(random.Random(seed))
         assert {name for name in fields_of(story) if name in "abc"} == set("abc"[: len(numbers.shown)])
-        assert min(*numbers.shown, numbers.answer) >= 1
+        assert min(*numbers.shown, numbers.answer) >= 2
+
+
+@pytest.mark.parametrize("kind", ONE_STEP + TWO_STEPS, ids=lambda kind: kind.draw_numbers.__name__)
+def test_working_is_right_and_ends_with_the_answer(kind: Kind) -> None:
+    for seed in range(100):
+        numbers = kind.draw_numbers(random.Random(seed))
+        steps = re.findall(r"(\d+) ([-+*/]) (\d+) = (\d+)\.", numbers.working)
+        assert len(steps) == (1 if kind in ONE_STEP else 2)
+        for left, sign, right, result in steps:
+            assert SIGNS[sign](int(left), int(right)) == int(result)
+        assert int(steps[-1][3]) == numbers.answer
+
+
+@pytest.mark.parametrize(
+    ("name", "shown", "answer"),
+    [
+        ("_sum", 2, lambda a, b: a + b),
+        ("_difference", 2, lambda a, b: a - b),
+        ("_product", 2, lambda a, b: a * b),
+        ("_quotient", 2, lambda a, b: a / b),
+        ("_sum_minus", 3, lambda a, b, c: a + b - c),
+        ("_three_sum", 3, lambda a, b, c: a + b + c),
+        ("_total_of_compared", 2, lambda a, b: 2 * a + b),
+        ("_product_plus", 3, lambda a, b, c: a * b + c),
+        ("_product_minus", 3, lambda a, b, c: a * b - c),
+    ],
+)
+def test_answer_is_what_the_kind_says(name: str, shown: int, answer) -> None:
+    kind = next(kind for kind in ONE_STEP + TWO_STEPS if kind.draw_numbers.__name__ == name)
+    for seed in range(100):
+        numbers = kind.draw_numbers(random.Random(seed))
+        assert len(numbers.shown) == shown
+        assert answer(*numbers.shown) == numbers.answer
+
+
+@pytest.mark.parametrize("split", ["train", "eval"])
+def test_few_shot_asks_the_same_question_after_four_examples_of_its_kind(split: str) -> None:
+    for index in range(300):
+        item, bare = (task(index, seed=2, split=split) for task in (word_problems_few_shot, word_problems))
+        *examples, last = item.question.split("\n\n")
+        assert (last, item.answer) == (f"Q: {bare.question}\nA:", bare.answer)
+        asked = take_apart(bare.question)
+        told = [take_apart(example.removeprefix("Q: ").partition("\nA: ")[0]) for example in examples]
+        assert len({asked, *told}) == 5
+        assert {KIND_OF[story] for story, _ in told} == {KIND_OF[asked[0]]}
+        assert all(split_of(*problem) == "train" for problem in told)
+
+
+def test_examples_are_solved_right() -> None:
+    for index in range(200):
+        for example in word_problems_few_shot(index, seed=0, split="train").question.split("\n\n")[:-1]:
+            left, sign, right, result = re.findall(r"(\d+) ([-+*/]) (\d+) = (\d+)\.", example)[-1]
+            assert SIGNS[sign](int(left), int(right)) == int(result)
+            assert example.endswith(f"The answer is {result}.")
 
 
 def test_impossible_index_or_split_is_an_error() -> None:

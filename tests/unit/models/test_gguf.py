@@ -11,9 +11,6 @@ from r1ray.models.gguf import find_gguf
 from r1ray.models.locate import locate_model
 from r1ray.models.tokenizer import load_tokenizer
 
-# swig modules that gguf's dependencies load, and transformers' own use of torch.jit.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
 
 def test_gguf_is_found_without_importing_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     package = tmp_path / "packed_model"
@@ -52,7 +49,9 @@ def test_converted_smollm2_ends_a_chat_turn_with_its_eos(converted: str):
     generation = json.loads((Path(converted) / "generation_config.json").read_text())
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert generation["eos_token_id"] == tokenizer.eos_token_id == end
-    turn = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True)
+    turn = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True
+    )
     assert turn.endswith("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
 
 

@@ -56,7 +56,12 @@ def test_file_is_refused(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("path", "meant"),
-    [("smollm2", "smollm2-135m"), ("SmolLM2-135M", "smollm2-135m"), ("smollm2-135", "smollm2-135m"), ("embeded", "embedded")],
+    [
+        ("smollm2", "smollm2-135m"),
+        ("SmolLM2-135M", "smollm2-135m"),
+        ("smollm2-135", "smollm2-135m"),
+        ("embeded", "embedded"),
+    ],
 )
 def test_near_miss_is_named(path: str, meant: str):
     with pytest.raises(ModelError, match=f"got '{path}': did you mean '{meant}'"):
@@ -76,7 +81,7 @@ def test_revision_of_a_local_model_is_refused(tmp_path: Path):
 
 
 def test_embedded_is_the_packaged_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    assert locate._BASE_DIR == Path(locate.__file__).parent / "base"
+    assert Path(locate.__file__).parent / "base" == locate._BASE_DIR
     monkeypatch.setattr(locate, "_BASE_DIR", make_model(tmp_path / "base"))
     assert locate_model("embedded") == str(tmp_path / "base")
 
@@ -144,6 +149,8 @@ def test_the_later_of_two_racing_conversions_takes_the_earlier_ones_result(
 
 
 def test_locating_and_tokenizer_import_without_torch():
-    code = "import sys, r1ray.models.locate, r1ray.models.tokenizer; print({'torch', 'transformers'} & set(sys.modules))"
+    code = (
+        "import sys, r1ray.models.locate, r1ray.models.tokenizer; print({'torch', 'transformers'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "set()"

@@ -82,7 +82,7 @@ def options(model_path: Path) -> EngineOptions:
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Keep small models on one thread: on a busy machine, threads waiting for each other cost far more than they save."""
+    """Keep small models on one thread: on a busy machine, threads that wait for each other are slow."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

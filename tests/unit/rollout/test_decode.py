@@ -10,8 +10,9 @@ from transformers import AutoModelForCausalLM, Qwen2ForCausalLM
 
 from r1ray.errors import ModelError, RolloutError
 from r1ray.rollout.cascade import CASCADE_ATTENTION
-from r1ray.rollout.decode import Decoder, DecodingSequence
+from r1ray.rollout.decode import Decoder
 from r1ray.rollout.sampling import sample_tokens
+from r1ray.rollout.sequence import DecodingSequence
 from r1ray.types import GroupRequest
 
 EOS_ID = 256
@@ -218,7 +219,7 @@ def test_weights_that_are_not_finite_are_an_error(
     with torch.no_grad():
         decoder._model.model.norm.weight.fill_(torch.nan)
     decoder.add([make_request("0", [1, 2], [0])])
-    with pytest.raises(RolloutError, match="policy version 0 .* not finite"):
+    with pytest.raises(RolloutError, match=r"policy version 0 .* not finite"):
         decoder.step()
 
 
@@ -226,7 +227,7 @@ def test_attention_with_soft_caps_is_refused(make_decoder: Callable[..., Decoder
     from r1ray.rollout.cascade import CascadeBatch, cascade_attention
 
     states = torch.zeros(1, 1, 1, 8)
-    with pytest.raises(ModelError, match="use rollout.engine=vllm"):
+    with pytest.raises(ModelError, match=r"use rollout\.engine=vllm"):
         cascade_attention(
             torch.nn.Module(), states, states, states, None, cascade=CascadeBatch(None, [(0, 1)]), softcap=30.0
         )

@@ -146,7 +146,7 @@ def test_failing_forward_pass_surfaces_after_what_had_finished(
 
             engine._model.forward = fail
             engine.submit([make_request("1", [5, 6], [0])])
-            with pytest.raises(RolloutError, match="rollout-0 failed.*out of memory") as caught:
+            with pytest.raises(RolloutError, match=r"rollout-0 failed.*out of memory") as caught:
                 await collect(engine, 1)
             assert isinstance(caught.value.__cause__, RuntimeError)
             with pytest.raises(RolloutError, match="out of memory"):

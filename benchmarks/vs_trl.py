@@ -1,0 +1,220 @@
+"""How many samples a second do TRL's GRPOTrainer and r1ray train on, and do their rewards rise alike?
+
+Both get the same model, prompts in the same order, group size, completion budget, rewards, objective and
+optimizer, and take turns on this machine. Samples per second are over whole steps (generation, grading, learning,
+weight sync), the first step left out.
+
+    make install-bench
+    .venv/bin/python benchmarks/vs_trl.py embedded
+    .venv/bin/python benchmarks/vs_trl.py smollm2
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+CASES: dict[str, dict[str, Any]] = {
+    "embedded": {
+        "config": "conf/quickstart.yaml",
+        "steps": 12,
+        "overrides": ["train.num_prompts_per_step=32", "rollout.group_size=8"],
+    },
+    "smollm2": {
+        "config": "conf/smollm2_135m.yaml",
+        "steps": 4,
+        "overrides": [
+            "train.num_prompts_per_step=8",
+            "rollout.group_size=8",
+            "rollout.max_completion_tokens=64",
+        ],
+    },
+}
+SHARED = ["algorithm.equal_reward_groups=keep", "data.eval.size=2", "checkpoint.every_steps=0", "cluster.address=local"]
+
+
+def overrides_of(case: dict[str, Any], extra: list[str]) -> list[str]:
+    """Return what both sides are given on top of the config."""
+    return [*case["overrides"], *SHARED, f"train.steps={case['steps']}", *extra]
+
+
+def run_r1ray(case: dict[str, Any], extra: list[str]) -> dict[str, list[float]]:
+    """Train with r1ray; returns seconds and reward per step."""
+    with tempfile.TemporaryDirectory() as folder:
+        run_dir = Path(folder) / "run"
+        command = [str(Path(sys.executable).parent / "r1ray"), "train", str(ROOT / case["config"])]
+        subprocess.run([*command, f"run.dir={run_dir}", *overrides_of(case, extra)], check=True, stdout=sys.stderr)
+        lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()][1:]
+    return {
+        "step_s": [line["time/step_s"] for line in lines],
+        "reward": [line["train/reward_mean"] for line in lines],
+        "completion_tokens": [line["train/completion_tokens_mean"] for line in lines],
+    }
+
+
+def run_trl(case: dict[str, Any], extra: list[str]) -> dict[str, list[float]]:
+    """Train with TRL in a process of its own; returns seconds and reward per step."""
+    command = [sys.executable, __file__, "trl-side", json.dumps(case), *extra]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    result: dict[str, list[float]] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def trl_side(case: dict[str, Any], extra: list[str]) -> None:
+    """Run GRPOTrainer and print its figures as the last line."""
+    import torch
+    from datasets import Dataset
+    from transformers import TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer
+
+    from r1ray.config.load import load_config
+    from r1ray.data.cursor import PromptCursor
+    from r1ray.data.prompts import PromptBuilder
+    from r1ray.data.sources import open_source
+    from r1ray.models.locate import locate_model
+    from r1ray.models.tokenizer import load_tokenizer
+    from r1ray.rewards.grader import Grader
+    from r1ray.types import Completion
+
+    config = load_config(ROOT / case["config"], overrides_of(case, extra))
+    model_path = locate_model(config.model.path)
+    tokenizer = load_tokenizer(model_path)
+    builder = PromptBuilder(tokenizer, config.template, config.data.max_prompt_tokens)
+    cursor = PromptCursor(open_source(config.data.train), builder, config.run.seed, config.data.shuffle)
+    prompts = cursor.take(config.train.num_prompts_per_step * config.train.steps)
+    by_text = {p.text: p for p in prompts}
+    grader = Grader(config.rewards)
+
+    def reward(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
+        return [
+            grader.grade(by_text[p], Completion("g", by_text[p].prompt_id, 0, c, (), (), (), "stop")).reward
+            for p, c in zip(prompts, completions, strict=True)
+        ]
+
+    figures: dict[str, list[float]] = {"step_s": [], "reward": [], "completion_tokens": []}
+
+    class Clock(TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            self.began = time.perf_counter()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            figures["step_s"].append(time.perf_counter() - self.began)
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+            if logs and "reward" in logs:
+                figures["reward"].append(logs["reward"])
+                figures["completion_tokens"].append(logs["completions/mean_length"])
+
+    samples = config.train.num_prompts_per_step * config.rollout.group_size
+    low_precision = config.model.dtype == "bfloat16"
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = GRPOConfig(
+            output_dir=folder,
+            use_cpu=True,
+            bf16=low_precision,
+            per_device_train_batch_size=samples,
+            num_generations=config.rollout.group_size,
+            max_completion_length=config.rollout.max_completion_tokens,
+            max_steps=config.train.steps,
+            learning_rate=config.learner.lr,
+            lr_scheduler_type="constant_with_warmup",
+            warmup_steps=config.learner.warmup_steps,
+            adam_beta1=config.learner.adam_beta1,
+            adam_beta2=config.learner.adam_beta2,
+            weight_decay=config.learner.weight_decay,
+            max_grad_norm=config.learner.max_grad_norm,
+            beta=config.algorithm.kl_coef,
+            epsilon=config.algorithm.clip_low,
+            epsilon_high=config.algorithm.clip_high,
+            loss_type="dapo",
+            scale_rewards="group",
+            temperature=config.rollout.temperature,
+            top_k=0,
+            top_p=1.0,
+            shuffle_dataset=False,
+            gradient_checkpointing=False,
+            logging_steps=1,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            seed=config.run.seed,
+            model_init_kwargs={"dtype": torch.float32},
+        )
+        trainer = GRPOTrainer(
+            model=model_path,
+            reward_funcs=reward,
+            args=arguments,
+            train_dataset=Dataset.from_list([{"prompt": p.text} for p in prompts]),
+            processing_class=tokenizer,
+            callbacks=[Clock()],
+        )
+        trainer.train()
+    print(json.dumps(figures))
+
+
+def samples_per_s(figures: dict[str, list[float]], samples: int) -> float:
+    """Samples over seconds of all steps but the first."""
+    seconds = figures["step_s"][1:]
+    return samples * len(seconds) / sum(seconds)
+
+
+def main() -> None:
+    """Run both sides in turn and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("case", choices=[*CASES, "trl-side"])
+    parser.add_argument("rest", nargs="*", help="overrides for both sides")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    arguments = parser.parse_args()
+    if arguments.case == "trl-side":
+        trl_side(json.loads(arguments.rest[0]), arguments.rest[1:])
+        return
+    case = CASES[arguments.case]
+    from r1ray.config.load import load_config
+
+    config = load_config(ROOT / case["config"], overrides_of(case, arguments.rest))
+    samples = config.train.num_prompts_per_step * config.rollout.group_size
+    rounds = []
+    for _ in range(arguments.rounds):
+        trl, ours = run_trl(case, arguments.rest), run_r1ray(case, arguments.rest)
+        rates = {"trl": samples_per_s(trl, samples), "r1ray": samples_per_s(ours, samples)}
+        rounds.append({"samples_per_s": rates, "ratio": rates["r1ray"] / rates["trl"], "trl": trl, "r1ray": ours})
+        print(f"TRL {rates['trl']:.2f} samples/s, r1ray {rates['r1ray']:.2f}, ratio {rounds[-1]['ratio']:.2f}")
+    result = {
+        "question": (__doc__ or "").splitlines()[0],
+        "command": " ".join(["benchmarks/vs_trl.py", arguments.case, *arguments.rest]),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip(),
+        "hardware": hardware(),
+        "samples_per_step": samples,
+        "engine": config.rollout.engine,
+        "ratio_median": median(r["ratio"] for r in rounds),
+        "rounds": rounds,
+    }
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    path = arguments.out / f"vs_trl_{arguments.case}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"ratio (median) {result['ratio_median']:.2f}; written to {path.relative_to(Path.cwd())}")
+
+
+def hardware() -> str:
+    """Name the processor and the number of cores."""
+    model = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "?: ?")
+    import os
+
+    return f"{model.split(':')[1].strip()}, {len(os.sched_getaffinity(0))} cores"
+
+
+if __name__ == "__main__":
+    main()

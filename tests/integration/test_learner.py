@@ -1,0 +1,207 @@
+"""The FSDP2 learner against a plain PyTorch GRPO step, and against itself on two processes."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import torch
+from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+from r1ray.config.schema import AlgorithmConfig, LearnerConfig
+from r1ray.learner.pool import LearnerPool
+from r1ray.learner.protocol import LearnerOptions
+from r1ray.types import TrainingBatch, TrainingSample
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+PROBE = (1, 7, 3, 9, 2, 2, 5)
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory: pytest.TempPathFactory) -> str:
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=61,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        tie_word_embeddings=True,
+    )
+    path = tmp_path_factory.mktemp("model") / "tiny"
+    Qwen2ForCausalLM(config).save_pretrained(path)
+    return str(path)
+
+
+def options(model_path: str, **changes: Any) -> LearnerOptions:
+    base = LearnerOptions(
+        model_path=model_path,
+        revision=None,
+        trust_remote_code=False,
+        dtype="float32",
+        attention="sdpa",
+        gradient_checkpointing=False,
+        device="cpu",
+        rank=0,
+        world_size=1,
+        master_address="",
+        master_port=0,
+        temperature=0.9,
+        max_completion_tokens=16,
+        total_steps=10,
+        seed=0,
+        cores=(),
+        timeout_s=60.0,
+        sync_backend="gloo",
+        learner=LearnerConfig(lr=1e-3, micro_batch_tokens=64, weight_decay=0.01),
+        algorithm=AlgorithmConfig(kl_coef=0.1, loss_aggregation="token", importance_cap=2.0),
+    )
+    return replace(base, **changes)
+
+
+def started(opts: LearnerOptions) -> LearnerPool:
+    pool = LearnerPool(opts, [({"num_cpus": 0}, ())] * opts.world_size)
+    pool.start().results()
+    return pool
+
+
+def samples(count: int = 12) -> list[TrainingSample]:
+    generator = torch.Generator().manual_seed(1)
+
+    def ids(n: int) -> tuple[int, ...]:
+        return tuple(torch.randint(1, 61, (n,), generator=generator).tolist())
+
+    prompts = [ids(5), ids(9), ids(2)]
+    made = []
+    for i in range(count):
+        completion = ids(1 + (i * 5) % 13)
+        rollout = tuple((-4.0 - 0.3 * torch.rand(len(completion), generator=generator)).tolist())
+        advantage = [1.2, -0.7, 0.3][i % 3]
+        key = str(i * 3 // count)
+        made.append(
+            TrainingSample(
+                prompts[int(key)], completion, rollout, (0,) * len(completion), advantage, trained=i != 4, prompt_key=key
+            )
+        )
+    return made
+
+
+def reference_step(model_path: str, opts: LearnerOptions, data: list[TrainingSample]) -> tuple[float, list[float]]:
+    """One GRPO update in plain PyTorch, sample by sample; returns gradient norm and probe log-probabilities."""
+    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
+    reference = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
+    config = opts.learner
+    optimizer = torch.optim.AdamW(
+        model.parameters(),
+        lr=config.lr,
+        betas=(config.adam_beta1, config.adam_beta2),
+        eps=config.adam_eps,
+        weight_decay=config.weight_decay,
+    )
+
+    def logprobs(m: Any, s: TrainingSample) -> torch.Tensor:
+        logits = m(torch.tensor([[*s.prompt_ids, *s.completion_ids]])).logits[0] / opts.temperature
+        start = len(s.prompt_ids) - 1
+        picked: torch.Tensor = logits.log_softmax(-1)[start:-1].gather(1, torch.tensor(s.completion_ids)[:, None])
+        return picked[:, 0]
+
+    tokens = sum(len(s.completion_ids) for s in data if s.trained)
+    loss = torch.zeros(())
+    for s in data:
+        if not s.trained:
+            continue
+        new, rollout = logprobs(model, s), torch.tensor(s.rollout_logprobs)
+        with torch.no_grad():
+            log_ref_ratio = logprobs(reference, s)
+        log_ref_ratio = log_ref_ratio - new
+        weight = (new.detach() - rollout).exp().clamp(max=2.0)
+        ratio = (new - new.detach()).exp()
+        kl = log_ref_ratio.exp() - log_ref_ratio - 1
+        loss = loss + (-(ratio * s.advantage) * weight + 0.1 * kl).sum() / tokens
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+    optimizer.step()
+    with torch.no_grad():
+        probe = model(torch.tensor([PROBE])).logits[0].log_softmax(-1)[:-1]
+    return float(norm), probe.gather(1, torch.tensor(PROBE[1:])[:, None])[:, 0].tolist()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("cuts", [[12], [5, 1, 6]])
+def test_one_step_equals_plain_pytorch_however_it_is_split(model_path: str, processes: int, cuts: list[int]) -> None:
+    opts = options(model_path, world_size=processes)
+    data = samples()
+    norm, probe = reference_step(model_path, opts, data)
+    pool = started(opts)
+    start = 0
+    for cut in cuts:
+        pool.accumulate(TrainingBatch(tuple(data[start : start + cut])), rollout_version=0)
+        start += cut
+    results = pool.finish_step().results()
+    assert all(r == results[0] for r in results)
+    assert results[0]["train/grad_norm"] == pytest.approx(norm, rel=1e-5)
+    assert pool.score(PROBE) == pytest.approx(probe, abs=2e-6)
+    pool.shutdown()
+
+
+def test_state_survives_saving_and_another_number_of_processes(model_path: str, tmp_path: Path) -> None:
+    data = TrainingBatch(tuple(samples()))
+
+    def step(pool: LearnerPool) -> dict[str, float]:
+        pool.accumulate(data, rollout_version=0)
+        return dict(pool.finish_step().results()[0])
+
+    first = started(options(model_path))
+    step(first)
+    first.save(str(tmp_path)).results()
+    expected, expected_probe = step(first), first.score(PROBE)
+    first.shutdown()
+    for processes, exact in ((1, True), (2, False)):
+        again = started(options(model_path, world_size=processes))
+        again.load(str(tmp_path), 1)
+        metrics = step(again)
+        if exact:
+            assert metrics == expected
+            assert again.score(PROBE) == expected_probe
+        else:
+            assert again.score(PROBE) == pytest.approx(expected_probe, abs=2e-6)
+        again.shutdown()
+
+
+def test_old_logprobs_come_back_per_sample(model_path: str) -> None:
+    pool = started(options(model_path, world_size=2))
+    data = samples()
+    found = pool.logprobs(TrainingBatch(tuple(data)))
+    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
+    for i, s in enumerate(data):
+        with torch.no_grad():
+            logits = model(torch.tensor([[*s.prompt_ids, *s.completion_ids]])).logits[0] / 0.9
+        picked = logits.log_softmax(-1)[len(s.prompt_ids) - 1 : -1].gather(1, torch.tensor(s.completion_ids)[:, None])
+        assert found[i] == pytest.approx(picked[:, 0].tolist(), abs=2e-6)
+    pool.shutdown()
+
+
+def test_the_reference_follows_the_policy_when_refreshed(model_path: str) -> None:
+    opts = options(model_path)
+    pool = started(replace(opts, algorithm=replace(opts.algorithm, reference_refresh_steps=2)))
+    data = TrainingBatch(tuple(samples()))
+    kl = []
+    for _ in range(4):
+        pool.accumulate(data, rollout_version=0)
+        kl.append(pool.finish_step().results()[0]["train/kl"])
+    # Steps 1 and 3 start at the reference: after construction, and after the refresh that followed step 2.
+    assert kl[0] == kl[2] == 0.0
+    assert kl[1] > 0
+    assert kl[3] > 0
+    pool.shutdown()
+
+
+def test_a_dead_learner_is_an_error_that_names_the_remedy(model_path: str) -> None:
+    from r1ray.errors import LearnerError
+
+    pool = started(options(model_path))
+    ray.kill(pool._actors[0])
+    with pytest.raises(LearnerError, match="resume=true"):
+        pool.finish_step().results()
