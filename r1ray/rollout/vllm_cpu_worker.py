@@ -54,11 +54,16 @@ class SeededCpuModelRunner(CPUModelRunner):  # type: ignore[misc]
             [B] sampled ids and [B, V] log-probabilities of the distribution they come from.
         """
         logits = apply_top_k_top_p(logits, k, p)
-        batch = self.input_batch
-        seeds = np.array([self.requests[name].sampling_params.seed or 0 for name in batch.req_ids], dtype=np.int64)
-        positions = batch.num_tokens_no_spec[: len(seeds)].astype(np.uint64)
-        noise = torch.from_numpy(noise_seeds(seeds.view(np.uint64), positions))
+        noise = torch.from_numpy(noise_seeds(*self._seeds_and_positions(len(logits))))
         return torch.ops._C.fused_gumbel_argmax(logits, noise), logits.log_softmax(dim=-1)
+
+    def _seeds_and_positions(self, rows: int) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+        batch = self.input_batch
+        if len(batch.req_ids) != rows:
+            # The warm-up before compilation samples for requests that do not exist.
+            return np.zeros(rows, dtype=np.uint64), np.zeros(rows, dtype=np.uint64)
+        seeds = np.array([self.requests[name].sampling_params.seed or 0 for name in batch.req_ids], dtype=np.int64)
+        return seeds.view(np.uint64), batch.num_tokens_no_spec[:rows].astype(np.uint64)
 
 
 def noise_seeds(seeds: npt.NDArray[np.uint64], positions: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:

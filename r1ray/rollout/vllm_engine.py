@@ -50,6 +50,7 @@ class VllmEngine:
     """`RolloutEngine` over vLLM's `AsyncLLM`."""
 
     def __init__(self, options: EngineOptions) -> None:
+        """Take the options; nothing starts yet."""
         self._options = options
         self._llm: Any = None
         self._tokenizer: Any = None
@@ -220,10 +221,8 @@ class VllmEngine:
         """Run one request; with FINAL_ONLY vLLM yields once."""
         # An input with a type is taken as it is; others take a detour over vLLM's thread pool.
         prompt = {"type": "token", "prompt_token_ids": list(token_ids)}
-        output = None
-        async for output in self._llm.generate(prompt, params, request_id):
-            pass
-        return output
+        outputs = [output async for output in self._llm.generate(prompt, params, request_id)]
+        return outputs[-1]
 
     def _completion(self, ticket: _Ticket, output: Any) -> Completion:
         request = ticket.request

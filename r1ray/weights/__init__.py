@@ -1,0 +1,1 @@
+"""Weight sync: from the learner's shards to every rollout engine."""

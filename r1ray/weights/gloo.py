@@ -14,11 +14,10 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import BroadcastOptions, PrefixStore, ProcessGroupGloo, Store, TCPStore, Work
 
 from r1ray.errors import WeightSyncError
 from r1ray.weights.protocol import ParameterSpec, WeightSource, WeightSyncClient, rank_offsets
@@ -73,22 +72,21 @@ class GlooUpdateInfo:
 class GlooGroup:
     """A broadcast group with the sender at rank 0."""
 
-    def __init__(self, group: dist.ProcessGroupGloo, store: dist.Store) -> None:
+    def __init__(self, group: ProcessGroupGloo, store: Store) -> None:
+        """Take what `join` made."""
         self._group = group
         # The group's peers rendezvous in the store, which must live as long as the group.
         self._store = store
 
     @classmethod
-    def join(cls, store: dist.Store, *, rank: int, world_size: int, timeout_s: float) -> GlooGroup:
+    def join(cls, store: Store, *, rank: int, world_size: int, timeout_s: float) -> GlooGroup:
         """Join; blocks until all `world_size` ranks have, or `timeout_s` is over.
 
         Raises:
             WeightSyncError: not every rank came in time.
         """
         try:
-            group = dist.ProcessGroupGloo(
-                dist.PrefixStore("weights", store), rank, world_size, timedelta(seconds=timeout_s)
-            )
+            group = ProcessGroupGloo(PrefixStore("weights", store), rank, world_size, timedelta(seconds=timeout_s))
         except RuntimeError as error:
             raise WeightSyncError(
                 f"weight transfer group: rank {rank} did not meet all {world_size} ranks within {timeout_s:g} s: check "
@@ -97,19 +95,20 @@ class GlooGroup:
             ) from error
         return cls(group, store)
 
-    def broadcast(self, buffer: Tensor) -> dist.Work:
+    def broadcast(self, buffer: Tensor) -> Work:
         """Start sending (rank 0) or filling (the others) a contiguous CPU tensor."""
-        return self._group.broadcast([buffer], dist.BroadcastOptions())
+        work: Work = self._group.broadcast([buffer], BroadcastOptions())  # type: ignore[attr-defined]
+        return work
 
 
-def connect_store(address: str, port: int, *, timeout_s: float) -> dist.TCPStore:
+def connect_store(address: str, port: int, *, timeout_s: float) -> TCPStore:
     """Connect to the sender's rendezvous store.
 
     Raises:
         WeightSyncError: nobody listens there.
     """
     try:
-        return dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=timeout_s))
+        return TCPStore(address, port, is_master=False, timeout=timedelta(seconds=timeout_s))
     except RuntimeError as error:
         raise WeightSyncError(
             f"weight transfer store at {address}:{port} not reached within {timeout_s:g} s: check that the learner is "
@@ -147,7 +146,7 @@ def receive(group: GlooGroup, specs: Sequence[ParameterSpec], *, bucket_bytes: i
             raise WeightSyncError(
                 f"weights from {bucket[0].name} on did not arrive: check that the learner is alive ({error})"
             ) from error
-        for spec, part in zip(bucket, buffer.split(sizes), strict=True):
+        for spec, part in zip(bucket, _split(buffer, sizes), strict=True):
             yield spec.name, part.view(spec.shape)
 
 
@@ -190,7 +189,7 @@ class GlooSender:
         ranks_per_worker = self._client.ranks_per_worker
         world_size = 1 + sum(ranks_per_worker)
         # Port 0: the system picks a free one.
-        store = dist.TCPStore(
+        store = TCPStore(
             self._address,
             0,
             is_master=True,
@@ -218,11 +217,17 @@ class GlooSender:
         assert self._group is not None, "connect() comes before send()"
         specs = self._source.specs()
         update = asdict(GlooUpdateInfo.of(specs, bucket_bytes=self._bucket_bytes))
-        self._client.pause()
-        self._client.start_weight_update()
-        receiving = self._threads.submit(self._client.update_weights, update)
-        self._broadcast(self._group, specs, receiving)
-        _result(receiving, self._timeout_s)
+        weights = iter(self._source)
+        try:
+            self._client.pause()
+            self._client.start_weight_update()
+            receiving = self._threads.submit(self._client.update_weights, update)
+            self._broadcast(self._group, specs, weights, receiving)
+            _result(receiving, self._timeout_s)
+        finally:
+            # Other learner ranks walk the whole source, whatever happened here.
+            for _ in weights:
+                pass
         self._client.finish_weight_update(policy_version)
         self._client.resume()
 
@@ -231,9 +236,14 @@ class GlooSender:
         self._group = None
         self._threads.shutdown(wait=False)
 
-    def _broadcast(self, group: GlooGroup, specs: Sequence[ParameterSpec], receiving: Future[None]) -> None:
-        weights = iter(self._source)
-        in_flight: tuple[dist.Work, Tensor] | None = None
+    def _broadcast(
+        self,
+        group: GlooGroup,
+        specs: Sequence[ParameterSpec],
+        weights: Iterator[tuple[str, Tensor]],
+        receiving: Future[None],
+    ) -> None:
+        in_flight: tuple[Work, Tensor] | None = None
         for bucket in cut_buckets(specs, bucket_bytes=self._bucket_bytes):
             buffer = _pack(bucket, weights)
             if in_flight is not None:
@@ -244,7 +254,7 @@ class GlooSender:
         if next(weights, None) is not None:
             raise WeightSyncError("the weight source yields more parameters than its specs() announce")
 
-    def _wait(self, work: dist.Work, receiving: Future[None]) -> None:
+    def _wait(self, work: Work, receiving: Future[None]) -> None:
         """Wait for a broadcast, but no longer than there is a receiver: a dead one is known at once by its call."""
         while not work.is_completed():
             _raise_if_failed(receiving)
@@ -262,7 +272,7 @@ def _pack(bucket: Sequence[ParameterSpec], weights: Iterator[tuple[str, Tensor]]
     """Copy the next weights into one flat buffer, which casts them and brings them to the CPU."""
     sizes = [torch.Size(spec.shape).numel() for spec in bucket]
     buffer = torch.empty(sum(sizes), dtype=bucket[0].dtype)
-    for spec, part in zip(bucket, buffer.split(sizes), strict=True):
+    for spec, part in zip(bucket, _split(buffer, sizes), strict=True):
         name, weight = next(weights, ("nothing", buffer))
         if name != spec.name or tuple(weight.shape) != spec.shape:
             raise WeightSyncError(
@@ -271,6 +281,10 @@ def _pack(bucket: Sequence[ParameterSpec], weights: Iterator[tuple[str, Tensor]]
             )
         part.view(spec.shape).copy_(weight)
     return buffer
+
+
+def _split(buffer: Tensor, sizes: list[int]) -> tuple[Tensor, ...]:
+    return torch.split(buffer, sizes)
 
 
 def _raise_if_failed(call: Future[None]) -> None:

@@ -21,6 +21,7 @@ class ModuleWeightReceiver:
     """Copies incoming weights into a module's parameters, by name; blocking, so call it from a thread."""
 
     def __init__(self, module: nn.Module, device: torch.device | str) -> None:
+        """Take the module and the device that its parameters are on."""
         self._parameters = dict(module.named_parameters())
         self._device = torch.device(device)
         self._missing: set[str] = set()
@@ -97,7 +98,7 @@ class ModuleWeightReceiver:
             return
         sizes = update_info["tensor_sizes"]
         dtypes = [getattr(torch, dtype_name) for dtype_name in update_info["dtype_names"]]
-        parts = self._open_handle(handles)[: sum(sizes)].split(sizes)
+        parts = torch.split(self._open_handle(handles)[: sum(sizes)], sizes)
         for name, part, dtype, shape in zip(names, parts, dtypes, shapes, strict=True):
             yield name, part.view(dtype).view(shape)
 
@@ -111,7 +112,8 @@ class ModuleWeightReceiver:
         arguments = list(handle[uuid])
         # Argument 6 is the device index, which differs where the processes see different GPUs.
         arguments[6] = torch.device("cuda", torch.cuda.current_device()).index
-        return rebuild_cuda_tensor(*arguments)
+        opened: Tensor = rebuild_cuda_tensor(*arguments)  # type: ignore[no-untyped-call]
+        return opened
 
     def _join_nccl(self, init_info: dict[str, Any]) -> Any:
         try:

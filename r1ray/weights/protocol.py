@@ -52,7 +52,9 @@ class WeightSyncClient(Protocol):
         ranks_per_worker: engine ranks (tensor x pipeline parallel) of each rollout worker, in a fixed order.
     """
 
-    ranks_per_worker: Sequence[int]
+    @property
+    def ranks_per_worker(self) -> Sequence[int]:
+        """See above."""
 
     def pause(self) -> None:
         """Freeze generation everywhere."""

@@ -47,6 +47,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[VllmGlooInitInfo, VllmGlooUp
     update_info_cls = VllmGlooUpdateInfo
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Take what vLLM gives every engine."""
         super().__init__(*args, **kwargs)
         self._group: GlooGroup | None = None
 
@@ -67,7 +68,12 @@ class GlooWeightTransferEngine(WeightTransferEngine[VllmGlooInitInfo, VllmGlooUp
         assert self._group is not None, "init_weight_transfer_engine comes before update_weights"
         info = GlooUpdateInfo(**vars(update_info))
         weights = receive(self._group, info.specs(), bucket_bytes=info.bucket_bytes)
-        self.model.load_weights((name, weight.to(self.device)) for name, weight in weights)
+        try:
+            self.model.load_weights((name, weight.to(self.device)) for name, weight in weights)
+        except BaseException:
+            # Half-loaded layers would take the next update for the rest of this one.
+            finalize_layerwise_reload(self.model, self.model_config)
+            raise
 
     def finish_weight_update(self) -> None:
         """Pack the layers again for computing."""

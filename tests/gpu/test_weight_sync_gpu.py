@@ -1,8 +1,7 @@
-"""CUDA IPC and NCCL weight sync on one GPU, as far as one GPU goes: NCCL wants a GPU per rank, so that is construction."""
+"""CUDA IPC weight sync on one GPU, and as much of NCCL as works there: it wants a GPU per rank."""
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -71,13 +70,13 @@ class ProcessClient:
         self._call("init_weight_transfer_engine", init_infos[0])
 
     def start_weight_update(self) -> None:
-        self._call("start")
+        self._call("start_weight_update")
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
-        self._call("update", update_info)
+        self._call("update_weights", update_info)
 
     def finish_weight_update(self, policy_version: int) -> None:
-        self._call("finish")
+        self._call("finish_weight_update")
         self.versions.append(policy_version)
 
     def received(self) -> dict[str, Any]:
@@ -99,10 +98,12 @@ def client() -> Iterator[ProcessClient]:
 
 def test_ipc_brings_every_parameter_of_each_version(client: ProcessClient) -> None:
     pytest.importorskip("vllm")
-    from r1ray.weights.vllm_senders import ipc_sender
+    from r1ray.weights.vllm_senders import IpcSender
 
     learner = make_model(seed=0).cuda()
-    sender = ipc_sender(ModuleWeightSource(learner, dtype=torch.bfloat16), client, rank=0)
+    sender = IpcSender(
+        ModuleWeightSource(learner, dtype=torch.bfloat16), client, rank=0, address="127.0.0.1", timeout_s=TIMEOUT_S
+    )
     sender.connect()
     for version in (1, 2):
         with torch.no_grad():
@@ -132,7 +133,7 @@ def test_gloo_brings_cuda_weights_to_a_cuda_receiver(client: ProcessClient) -> N
 
 def test_nccl_sender_joins_a_group_of_itself_and_walks_the_source() -> None:
     pytest.importorskip("vllm")
-    from r1ray.weights.vllm_senders import nccl_sender
+    from r1ray.weights.vllm_senders import NcclSender
 
     class NoWorkers:
         ranks_per_worker: Sequence[int] = ()
@@ -143,12 +144,9 @@ def test_nccl_sender_joins_a_group_of_itself_and_walks_the_source() -> None:
         def __getattr__(self, name: str) -> Any:
             return lambda *_: self.calls.append(name)
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     workers = NoWorkers()
     source = ModuleWeightSource(make_model(seed=0).cuda(), dtype=torch.bfloat16)
-    sender = nccl_sender(source, workers, rank=0, address="127.0.0.1", port=port)
+    sender = NcclSender(source, workers, rank=0, address="127.0.0.1", timeout_s=TIMEOUT_S)
     sender.connect()
     sender.send(1)
     sender.close()

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -49,16 +50,16 @@ class Receivers:
 
     def init_weight_transfer_engine(self, init_infos: Sequence[dict[str, Any]]) -> None:
         pairs = zip(self.receivers, init_infos, strict=True)
-        self._each("init", [lambda r=r, i=i: r.init_weight_transfer_engine(i) for r, i in pairs])
+        self._each("init", [partial(r.init_weight_transfer_engine, info) for r, info in pairs])
 
     def start_weight_update(self) -> None:
-        self._each("start", [receiver.start for receiver in self.receivers])
+        self._each("start", [receiver.start_weight_update for receiver in self.receivers])
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
-        self._each("update", [lambda r=r: r.update(update_info) for r in self.receivers])
+        self._each("update", [partial(receiver.update_weights, update_info) for receiver in self.receivers])
 
     def finish_weight_update(self, policy_version: int) -> None:
-        self._each(f"finish {policy_version}", [receiver.finish for receiver in self.receivers])
+        self._each(f"finish {policy_version}", [receiver.finish_weight_update for receiver in self.receivers])
 
 
 def make_sender(source: Any, client: Any, *, timeout_s: float = 20.0, bucket_bytes: int = 64) -> GlooSender:
@@ -178,6 +179,26 @@ def test_a_worker_that_dies_during_the_transfer_ends_it_long_before_the_timeout(
     assert "resume" not in client.calls
 
 
+def test_a_failed_send_still_walks_the_whole_source() -> None:
+    walked: list[str] = []
+
+    class Source(ModuleWeightSource):
+        def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+            for name, weight in super().__iter__():
+                walked.append(name)
+                yield name, weight
+
+    class Dying(Receivers):
+        def start_weight_update(self) -> None:
+            raise WeightSyncError("worker died")
+
+    sender = make_sender(Source(Model(seed=0)), Dying([ModuleWeightReceiver(Model(seed=1), "cpu")]))
+    sender.connect()
+    with pytest.raises(WeightSyncError, match="worker died"):
+        sender.send(1)
+    assert walked == ["a", "b", "big", "scalar", "c"]
+
+
 def test_a_sender_that_falls_silent_is_noticed_by_the_receiver() -> None:
     receiver = ModuleWeightReceiver(Model(seed=1), "cpu")
     client = Receivers([receiver])
@@ -185,9 +206,9 @@ def test_a_sender_that_falls_silent_is_noticed_by_the_receiver() -> None:
     sender = make_sender(source, client, timeout_s=1.0)
     sender.connect()
     names = ["a"]
-    receiver.start()
+    receiver.start_weight_update()
     with pytest.raises(WeightSyncError, match="did not arrive"):
-        receiver.update({"names": names, "dtype_names": ["float32"], "shapes": [[3, 4]], "bucket_bytes": 64})
+        receiver.update_weights({"names": names, "dtype_names": ["float32"], "shapes": [[3, 4]], "bucket_bytes": 64})
 
 
 def test_a_source_that_breaks_its_word_is_refused() -> None:
@@ -215,9 +236,9 @@ def test_another_model_is_refused_by_name() -> None:
 
 def test_a_parameter_that_did_not_come_is_missed() -> None:
     receiver = ModuleWeightReceiver(Model(seed=1), "cpu")
-    receiver.start()
+    receiver.start_weight_update()
     with pytest.raises(WeightSyncError, match="5 parameters were not sent"):
-        receiver.finish()
+        receiver.finish_weight_update()
 
 
 def test_no_thread_is_left_after_close() -> None:

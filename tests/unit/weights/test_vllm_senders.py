@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from r1ray.errors import WeightSyncError
 from r1ray.weights.source import ModuleWeightSource
 
 pytest.importorskip("vllm")
@@ -67,10 +69,12 @@ def test_each_worker_gets_its_own_ranks_and_the_version_that_is_sent(monkeypatch
     def trainer_init(init_info: Any, *, client: Any, source: Any) -> FakeTrainerEngine:
         return FakeTrainerEngine(init_info, client, source)
 
-    monkeypatch.setattr(vllm_senders.WeightTransferTrainerFactory, "trainer_init", trainer_init)
+    monkeypatch.setattr("vllm.distributed.weight_transfer.WeightTransferTrainerFactory.trainer_init", trainer_init)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     client = Recorder([2, 2, 1])
     source = ModuleWeightSource(nn.Linear(2, 3), dtype=torch.bfloat16)
-    sender = vllm_senders.nccl_sender(source, client, rank=0, address="127.0.0.1", port=1)
+    sender = vllm_senders.NcclSender(source, client, rank=0, address="127.0.0.1", timeout_s=20.0)
     sender.connect()
     sender.send(7)
     sender.close()
@@ -83,6 +87,24 @@ def test_each_worker_gets_its_own_ranks_and_the_version_that_is_sent(monkeypatch
         ("finish", 7),
         ("resume", None),
     ]
+
+
+def test_a_transfer_that_hangs_ends_at_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    from r1ray.weights import vllm_senders
+
+    released = threading.Event()
+
+    def trainer_init(init_info: Any, *, client: Any, source: Any) -> None:
+        released.wait(20.0)
+
+    monkeypatch.setattr("vllm.distributed.weight_transfer.WeightTransferTrainerFactory.trainer_init", trainer_init)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    source = ModuleWeightSource(nn.Linear(2, 3))
+    sender = vllm_senders.NcclSender(source, Recorder([1]), rank=0, address="127.0.0.1", timeout_s=0.2)
+    with pytest.raises(WeightSyncError, match=r"joining took longer than sync.timeout_s=0\.2"):
+        sender.connect()
+    released.set()
 
 
 def test_the_gloo_engine_is_registered_once_and_found_by_name() -> None:
