@@ -94,7 +94,9 @@ class CheckpointStore:
         try:
             state = RunState(**json.loads(self._fs.cat_file(f"{source}/{STATE_FILE}")))
         except (ValueError, TypeError) as error:
-            raise CheckpointError(f"{source}/{STATE_FILE} cannot be read: {error}; delete the folder to use an older one") from error
+            raise CheckpointError(
+                f"{source}/{STATE_FILE} cannot be read: {error}; delete the folder to use an older one"
+            ) from error
         if self._local:
             return str(Path(source).absolute()), state
         folder = tempfile.mkdtemp(prefix="r1ray-checkpoint-")

@@ -24,7 +24,9 @@ app = typer.Typer(
 )
 
 ConfigPath = Annotated[Path, typer.Argument(help="YAML file, e.g. conf/quickstart.yaml", metavar="CONFIG")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="dotted overrides, e.g. train.steps=10", metavar="[KEY=VALUE]...")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="dotted overrides, e.g. train.steps=10", metavar="[KEY=VALUE]...")
+]
 
 
 def _version(value: bool) -> None:
@@ -35,7 +37,9 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what r1ray does in detail.")] = False,
 ) -> None:
     """Set up logging for every command."""

@@ -45,7 +45,9 @@ class Parts:
     answer: str
 
 
-def render(name: str, question: str, *, system: str | None = None, apply_chat_template: ChatTemplate | None = None) -> str:
+def render(
+    name: str, question: str, *, system: str | None = None, apply_chat_template: ChatTemplate | None = None
+) -> str:
     """Put a question into the named template.
 
     Args:
@@ -67,7 +69,9 @@ def render(name: str, question: str, *, system: str | None = None, apply_chat_te
     if name != "chat":
         raise ConfigError(f"template.name must be one of r1_zero, chat, plain, got {name!r}")
     if apply_chat_template is None:
-        raise ConfigError("template.name=chat needs a tokenizer with a chat template: use r1_zero or plain for this model")
+        raise ConfigError(
+            "template.name=chat needs a tokenizer with a chat template: use r1_zero or plain for this model"
+        )
     messages = [{"role": "system", "content": system}] if system else []
     return apply_chat_template([*messages, {"role": "user", "content": question}])
 

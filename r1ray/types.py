@@ -1,6 +1,7 @@
 """The records that travel through the system, one per arrow of the flow.
 
-    Prompt --rollout--> Completion --grade--> Grade --group--> Group --advantage--> TrainingBatch --learn--> policy version
+    Prompt --rollout--> Completion --grade--> Grade --group--> Group
+    Group --advantage--> TrainingBatch --learn--> policy version --sync--> rollout
 
 Plain frozen dataclasses over plain Python and NumPy-free lists: they are pickled by Ray many times a
 second and must import without torch, ray or vllm. Nothing here computes.

@@ -72,7 +72,9 @@ def _nearby_files(path: Path) -> str:
     folder = path.parent if path.parent.is_dir() else Path("conf")
     names = {p.name: p for p in sorted(folder.rglob("*.yaml"))} if folder.is_dir() else {}
     close = difflib.get_close_matches(path.with_suffix(".yaml").name, names, n=1, cutoff=0.4)
-    return f": did you mean {names[close[0]]}?" if close else ": give the path of a YAML file, e.g. conf/quickstart.yaml"
+    return (
+        f": did you mean {names[close[0]]}?" if close else ": give the path of a YAML file, e.g. conf/quickstart.yaml"
+    )
 
 
 def _override_layers(overrides: Sequence[str]) -> list[tuple[str, DictConfig]]:
@@ -93,14 +95,12 @@ def _refuse_unknown_keys(layer: Any, schema: Any, *, source: str, prefix: str = 
     if not isinstance(layer, DictConfig) or not isinstance(schema, DictConfig) or not len(schema):
         return
     known = list(schema.keys())
-    for key in layer:
+    for key in map(str, layer):
         name = f"{prefix}{key}"
         if key not in known:
             raise ConfigError(f"{source}: unknown key {name}{_suggestion(name, schema_keys())}")
         if not OmegaConf.is_missing(layer, key):
-            _refuse_unknown_keys(
-                layer._get_node(key), schema._get_node(key), source=source, prefix=f"{name}."
-            )
+            _refuse_unknown_keys(layer._get_node(key), schema._get_node(key), source=source, prefix=f"{name}.")
 
 
 def schema_keys() -> list[str]:
@@ -108,7 +108,7 @@ def schema_keys() -> list[str]:
 
     def walk(node: DictConfig, prefix: str) -> list[str]:
         names = []
-        for key in node:
+        for key in map(str, node):
             child = node._get_node(key)
             names.append(f"{prefix}{key}")
             if isinstance(child, DictConfig):

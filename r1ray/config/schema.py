@@ -30,7 +30,6 @@ class ModelConfig:
     revision: str | None = None
     # Compute dtype of rollout and learner; master weights are always float32.
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     gradient_checkpointing: bool = False
     trust_remote_code: bool = False
 

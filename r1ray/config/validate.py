@@ -74,8 +74,8 @@ def _check_ranges(config: Config) -> None:
 
 def _check_objective(config: Config) -> None:
     a, lr = config.algorithm, config.learner
-    _require(0 < a.clip_low, "algorithm.clip_low", "> 0", a.clip_low, "the ratio is clipped below at 1 - clip_low")
-    _require(0 < a.clip_high, "algorithm.clip_high", "> 0", a.clip_high, "the ratio is clipped above at 1 + clip_high")
+    _require(a.clip_low > 0, "algorithm.clip_low", "> 0", a.clip_low, "the ratio is clipped below at 1 - clip_low")
+    _require(a.clip_high > 0, "algorithm.clip_high", "> 0", a.clip_high, "the ratio is clipped above at 1 + clip_high")
     _require(a.kl_coef >= 0, "algorithm.kl_coef", ">= 0", a.kl_coef, "0 leaves the reference model out")
     if a.clip_delta is not None:
         _require(
@@ -90,7 +90,9 @@ def _check_objective(config: Config) -> None:
     _require(lr.lr > 0, "learner.lr", "> 0", lr.lr, "with 0 nothing is learned")
     _require(lr.max_grad_norm > 0, "learner.max_grad_norm", "> 0", lr.max_grad_norm, "a huge value switches it off")
     r, e = config.rollout, config.eval
-    _require(r.temperature > 0, "rollout.temperature", "> 0", r.temperature, "a greedy group has no variance to learn from")
+    _require(
+        r.temperature > 0, "rollout.temperature", "> 0", r.temperature, "a greedy group has no variance to learn from"
+    )
     _require(0 < r.top_p <= 1, "rollout.top_p", "in (0, 1]", r.top_p, "it is a probability mass")
     _require(0 < e.top_p <= 1, "eval.top_p", "in (0, 1]", e.top_p, "it is a probability mass")
     _require(e.temperature >= 0, "eval.temperature", ">= 0", e.temperature, "0 is greedy")

@@ -1,0 +1,1 @@
+"""Prompts: sources, templating, cursor and the embedded tasks."""

@@ -1,0 +1,1 @@
+"""The driver process: placement, streaming, the training loop, its record."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 
@@ -84,7 +85,4 @@ def split_at_random(samples: Sequence[TrainingSample], *, parts: int, seed: str)
     order = list(range(len(samples)))
     random.Random(seed).shuffle(order)
     cuts = [round(i * len(order) / parts) for i in range(parts + 1)]
-    return [
-        TrainingBatch(tuple(samples[i] for i in sorted(order[start:end])))
-        for start, end in zip(cuts[:-1], cuts[1:], strict=True)
-    ]
+    return [TrainingBatch(tuple(samples[i] for i in sorted(order[start:end]))) for start, end in pairwise(cuts)]

@@ -184,9 +184,7 @@ class GrpoLoop:
     def sampling(self) -> SamplingParams:
         """How training completions are sampled."""
         rollout = self.config.rollout
-        return SamplingParams(
-            rollout.temperature, rollout.top_p, rollout.max_completion_tokens, tuple(rollout.stop)
-        )
+        return SamplingParams(rollout.temperature, rollout.top_p, rollout.max_completion_tokens, tuple(rollout.stop))
 
     def evaluate_if_due(self) -> None:
         """Evaluate on held-out prompts every `eval.every_steps`, and at the end."""

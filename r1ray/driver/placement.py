@@ -155,9 +155,11 @@ def _on_gpus(config: Config) -> Placement:
             "GPUs train.max_staleness_steps must be 0"
         )
     learners = [{"GPU": 1.0, "CPU": 1.0} for _ in range(config.learner.num_processes)]
-    workers = [] if colocated else [
-        {"GPU": float(config.rollout.tensor_parallel), "CPU": 1.0} for _ in range(config.rollout.num_workers)
-    ]
+    workers = (
+        []
+        if colocated
+        else [{"GPU": float(config.rollout.tensor_parallel), "CPU": 1.0} for _ in range(config.rollout.num_workers)]
+    )
     group = _reserve([*learners, *workers], config)
     share = 0.5 if colocated else 1.0
     rollout_gpus = share * config.rollout.tensor_parallel

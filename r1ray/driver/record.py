@@ -73,20 +73,20 @@ class StepRecorder:
         stats.groups += 1
         stats.dropped += prepared.drop_reason is not None
         stats.errors += len(failed)
-        masked = {
-            g.completion.sample_index: MASKED for g in prepared.group.graded if is_masked(g, self._algorithm)
-        }
+        masked = {g.completion.sample_index: MASKED for g in prepared.group.graded if is_masked(g, self._algorithm)}
         # The step a phase's first update leads to names its file.
         step = self._step + 1
         stats.rows += rows_from_group(
-            step, prepared.group, advantages=prepared.advantages, drop_reason=prepared.drop_reason, sample_drop_reasons=masked
+            step,
+            prepared.group,
+            advantages=prepared.advantages,
+            drop_reason=prepared.drop_reason,
+            sample_drop_reasons=masked,
         )
         failures = Group(prepared.group.group_id, prepared.group.prompt, tuple(failed))
         stats.rows += rows_from_group(step, failures, drop_reason=DROPPED_ERROR)
         for g in failed:
-            self._events.write(
-                "grading_failed", step=step, group_id=g.completion.group_id, reason=g.grade.detail
-            )
+            self._events.write("grading_failed", step=step, group_id=g.completion.group_id, reason=g.grade.detail)
 
     def finish_step(
         self, step: int, metrics: dict[str, float], *, learner_s: float, throughput: tuple[int, float]
@@ -95,7 +95,11 @@ class StepRecorder:
         self.flush()
         self._step = step
         tokens, seconds = throughput
-        values = {**metrics, **_phase_metrics(self._stats), "rollout/tokens_per_s": tokens / seconds if seconds else 0.0}
+        values = {
+            **metrics,
+            **_phase_metrics(self._stats),
+            "rollout/tokens_per_s": tokens / seconds if seconds else 0.0,
+        }
         learner_tokens = values.pop("learner/tokens", 0.0)
         values["learner/tokens_per_s"] = learner_tokens / learner_s if learner_s else 0.0
         self._line = {"policy_version": step, **values}

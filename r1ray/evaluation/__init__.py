@@ -1,0 +1,1 @@
+"""Held-out evaluation: sampling, grading and the figures of it."""

@@ -64,7 +64,8 @@ def build_policy(options: LearnerOptions, mesh: DeviceMesh, *, trainable: bool) 
             options.model_path,
             revision=options.revision,
             trust_remote_code=options.trust_remote_code,
-            attn_implementation=options.attention,
+            # Packed rows bring masks of their own, which other implementations would misread.
+            attn_implementation="sdpa",
             dtype="auto",
         )
     except (OSError, ValueError, ImportError) as error:

@@ -80,7 +80,7 @@ class Fsdp2Learner:
             logprobs, entropy = self.policy(batch, self.options.temperature)
             loss = self._loss(batch, logprobs, entropy, rollout_version)
             # FSDP averages gradients over processes; the sum over all of them is wanted.
-            (loss * self.options.world_size).backward()
+            torch.autograd.backward(loss * self.options.world_size)
             self.sums.add_packing(rows, padded_tokens=batch.input_ids.numel())
 
     def _loss(self, batch: MicroBatch, logprobs: Tensor, entropy: Tensor, rollout_version: int) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,7 +68,7 @@ class MicroBatch:
 
     def to(self, device: torch.device) -> MicroBatch:
         """Move every tensor to `device`."""
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        values: dict[str, Any] = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return MicroBatch(**{name: None if value is None else value.to(device) for name, value in values.items()})
 
 

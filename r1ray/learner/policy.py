@@ -49,7 +49,7 @@ class Policy(nn.Module):
         # Long batches: remake each chunk's logits in the backward pass instead of keeping them.
         parts = [
             checkpoint(self._head, part, targets, temperature, use_reentrant=False)
-            for part, targets in zip(chosen.split(rows), batch.targets.split(rows), strict=True)
+            for part, targets in zip(torch.split(chosen, rows), torch.split(batch.targets, rows), strict=True)
         ]
         return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
 

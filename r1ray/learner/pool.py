@@ -161,7 +161,9 @@ class LearnerPool:
         try:
             address, port = ray.get(self._actors[0].address.remote(), timeout=timeout_s)
         except (GetTimeoutError, RayError) as error:
-            raise LearnerError(f"learner 0 did not start within learner.start_timeout_s={timeout_s:g}: {error}") from error
+            raise LearnerError(
+                f"learner 0 did not start within learner.start_timeout_s={timeout_s:g}: {error}"
+            ) from error
         refs = [
             actor.start.remote(replace(self._options, rank=rank, cores=cores, master_address=address, master_port=port))
             for rank, (actor, (_, cores)) in enumerate(zip(self._actors, self._placements, strict=True))
@@ -198,9 +200,7 @@ class LearnerPool:
         """Return log-probabilities [C] of every sample, by its position in `batch`."""
         position = {id(sample): i for i, sample in enumerate(batch.samples)}
         shares = self._split(batch)
-        refs = tuple(
-            actor.call.remote("logprobs", share) for actor, share in zip(self._actors, shares, strict=True)
-        )
+        refs = tuple(actor.call.remote("logprobs", share) for actor, share in zip(self._actors, shares, strict=True))
         results = Pending(refs, "logprobs", self._options.learner.step_timeout_s).results()
         found: dict[int, tuple[float, ...]] = {}
         for share, result in zip(shares, results, strict=True):
@@ -243,5 +243,3 @@ class LearnerPool:
         ray.wait(refs, num_returns=len(refs), timeout=SHUTDOWN_TIMEOUT_S)
         for actor in self._actors:
             ray.kill(actor, no_restart=True)
-
-

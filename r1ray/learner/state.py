@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -20,6 +20,8 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_state_dict,
 )
+from torch.distributed.checkpoint.state_dict_loader import load as load_shards
+from torch.distributed.checkpoint.state_dict_saver import save as save_shards
 from torch.optim import Optimizer
 
 from r1ray.errors import CheckpointError
@@ -42,8 +44,8 @@ def save(
     directory: str, policy: Policy, optimizer: Optimizer, reference: Policy | None, options: LearnerOptions
 ) -> None:
     """Write `directory`/learner (shards) and `directory`/model (Hugging Face layout); a collective."""
-    dcp.save(_state(policy, optimizer, reference), checkpoint_id=str(Path(directory) / STATE_FOLDER))
-    full = get_model_state_dict(
+    save_shards(_state(policy, optimizer, reference), checkpoint_id=str(Path(directory) / STATE_FOLDER))
+    full: dict[str, Any] = get_model_state_dict(
         policy.causal_lm, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
     )
     if dist.get_rank() == 0:
@@ -62,8 +64,8 @@ def load(directory: str, policy: Policy, optimizer: Optimizer, reference: Policy
     """
     content = _state(policy, optimizer, reference)
     try:
-        dcp.load(content, checkpoint_id=str(Path(directory) / STATE_FOLDER))
-    except (dcp.api.CheckpointException, FileNotFoundError, RuntimeError) as error:
+        load_shards(content, checkpoint_id=str(Path(directory) / STATE_FOLDER))
+    except (CheckpointException, FileNotFoundError, RuntimeError) as error:
         raise CheckpointError(
             f"{directory} could not be restored: {error}: it must come from the same model and algorithm.kl_coef"
         ) from error

@@ -1,0 +1,1 @@
+"""Where models come from: the embedded base model, a packaged GGUF, local folders and hub ids."""

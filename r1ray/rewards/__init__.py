@@ -1,0 +1,1 @@
+"""Rewards, the graders that run them and their Ray actors."""

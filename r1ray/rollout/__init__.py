@@ -1,0 +1,1 @@
+"""Sampling engines, and the Ray actors that hold them."""

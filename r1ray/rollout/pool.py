@@ -313,5 +313,3 @@ class RolloutPool:
 def _only_missing(request: GroupRequest, missing: set[int]) -> GroupRequest:
     kept = [(s, i) for s, i in zip(request.seeds, request.sample_indices, strict=True) if i in missing]
     return replace(request, seeds=tuple(s for s, _ in kept), sample_indices=tuple(i for _, i in kept))
-
-

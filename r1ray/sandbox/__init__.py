@@ -1,0 +1,1 @@
+"""Killable child processes with limits, for work that may never end."""

@@ -1,0 +1,1 @@
+"""Whole training stages, each built from the parts below."""

@@ -174,9 +174,7 @@ class Parts:
     stream: CompletionStream
 
 
-def _start_parts(
-    config: Config, inputs: Inputs, *, stack: ExitStack, console: RunConsole, events: EventLog
-) -> Parts:
+def _start_parts(config: Config, inputs: Inputs, *, stack: ExitStack, console: RunConsole, events: EventLog) -> Parts:
     """Start Ray, rollout workers, graders and learners together; `stack` stops them again."""
     interrupt = stack.enter_context(InterruptFlag(console.message))
     if attach_ray(config):
@@ -257,7 +255,6 @@ def _learner_options(config: Config, inputs: Inputs, placement: Placement) -> Le
         revision=config.model.revision,
         trust_remote_code=config.model.trust_remote_code,
         dtype=config.model.dtype,
-        attention=config.model.attention,
         gradient_checkpointing=config.model.gradient_checkpointing,
         device=placement.device,
         world_size=config.learner.num_processes,

@@ -41,7 +41,6 @@ def options(model_path: str, **changes: Any) -> LearnerOptions:
         revision=None,
         trust_remote_code=False,
         dtype="float32",
-        attention="sdpa",
         gradient_checkpointing=False,
         device="cpu",
         rank=0,
@@ -82,7 +81,13 @@ def samples(count: int = 12) -> list[TrainingSample]:
         key = str(i * 3 // count)
         made.append(
             TrainingSample(
-                prompts[int(key)], completion, rollout, (0,) * len(completion), advantage, trained=i != 4, prompt_key=key
+                prompts[int(key)],
+                completion,
+                rollout,
+                (0,) * len(completion),
+                advantage,
+                trained=i != 4,
+                prompt_key=key,
             )
         )
     return made

@@ -94,7 +94,8 @@ def test_importance_weights_are_capped_and_detached() -> None:
 
 
 @pytest.mark.parametrize(
-    ("aggregation", "expected", "denominator"), [("token", [1, 1], 6), ("sequence", [0.5, 0.25], 2), ("constant", [0.1, 0.1], 2)]
+    ("aggregation", "expected", "denominator"),
+    [("token", [1, 1], 6), ("sequence", [0.5, 0.25], 2), ("constant", [0.1, 0.1], 2)],
 )
 def test_token_weights_per_aggregation(aggregation, expected, denominator) -> None:  # type: ignore[no-untyped-def]
     weights = token_weights(torch.tensor([2, 4]), aggregation=aggregation, max_completion_tokens=10)

@@ -99,5 +99,7 @@ def test_extends_in_a_circle_is_refused(tmp_path: Path) -> None:
 
 
 def test_config_imports_nothing_heavy() -> None:
-    code = "import sys, r1ray.cli, r1ray.config.load; print(*(m for m in ('torch', 'ray', 'vllm', 'transformers') if m in sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""
+    heavy = ("torch", "ray", "vllm", "transformers")
+    code = f"import sys, r1ray.cli, r1ray.config.load; print(*(m for m in {heavy} if m in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

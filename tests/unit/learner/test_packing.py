@@ -9,7 +9,9 @@ from r1ray.learner.policy import Policy
 from r1ray.types import TrainingSample
 
 
-def sample(prompt: Sequence[int], completion: Sequence[int], *, key: str = "", advantage: float = 1.0) -> TrainingSample:
+def sample(
+    prompt: Sequence[int], completion: Sequence[int], *, key: str = "", advantage: float = 1.0
+) -> TrainingSample:
     zeros = (0.0,) * len(completion)
     return TrainingSample(tuple(prompt), tuple(completion), zeros, (0,) * len(completion), advantage, prompt_key=key)
 
