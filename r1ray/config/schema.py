@@ -127,7 +127,8 @@ class RewardsConfig:
 
     terms: list[RewardTerm] = field(default_factory=lambda: [RewardTerm("accuracy"), RewardTerm("format")])
     num_workers: int = 1
-    # Limits of one completion's grading in a killable child process.
+    # Limits of one completion's grading in a killable child process: processor seconds (four times as long on the
+    # clock, so that a busy machine does not make answers wrong) and bytes.
     time_limit_s: float = 5.0
     memory_limit_bytes: int = 2147483648
     # The run stops when more than this share of a step's completions could not be graded.
@@ -200,7 +201,8 @@ class TrainConfig:
 class SyncConfig:
     """How new weights reach the rollout engines."""
 
-    # auto: gloo on CPU; on GPUs nccl where rollout and learner are separate, ipc where they are colocated.
+    # auto: gloo on CPU and with the transformers engine; else nccl where rollout and learner are separate, ipc where
+    # they are colocated.
     backend: Literal["auto", "gloo", "nccl", "ipc"] = "auto"
     timeout_s: float = 600.0
     # Mean absolute logprob difference allowed on the probe; null: 1e-3 in float32, 0.1 in bfloat16.

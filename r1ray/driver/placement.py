@@ -140,7 +140,9 @@ def _on_gpus(config: Config) -> Placement:
     )
     backend = config.sync.backend
     if backend == "auto":
-        backend = "ipc" if colocated else "nccl"
+        # nccl and ipc go through vLLM, which is not there where the transformers engine is needed.
+        fast = "ipc" if colocated else "nccl"
+        backend = "gloo" if config.rollout.engine == "transformers" else fast
     if colocated and backend == "nccl":
         raise ConfigError("sync.backend must be ipc or gloo where rollout and learner share GPUs, got nccl")
     if colocated and (config.rollout.tensor_parallel > 1 or config.rollout.num_workers > config.learner.num_processes):

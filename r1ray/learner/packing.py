@@ -68,8 +68,12 @@ class MicroBatch:
 
     def to(self, device: torch.device) -> MicroBatch:
         """Move every tensor to `device`."""
-        values: dict[str, Any] = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return MicroBatch(**{name: None if value is None else value.to(device) for name, value in values.items()})
+        moved: dict[str, Any] = {
+            name: None if value is None else value.to(device)
+            for name in self.__dataclass_fields__
+            for value in (getattr(self, name),)
+        }
+        return MicroBatch(**moved)
 
 
 def pack_rows(samples: Sequence[TrainingSample], *, row_tokens: int = ROW_TOKENS) -> list[Row]:
