@@ -138,7 +138,7 @@ def _on_gpus(config: Config) -> Placement:
     colocated = config.cluster.placement == "colocated" or (
         config.cluster.placement == "auto" and ray.cluster_resources().get("GPU", 0) < _separate_gpus(config)
     )
-    backend = config.sync.backend
+    backend: str = config.sync.backend
     if backend == "auto":
         # nccl and ipc go through vLLM, which is not there where the transformers engine is needed.
         fast = "ipc" if colocated else "nccl"
