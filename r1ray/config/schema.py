@@ -213,7 +213,8 @@ class SyncConfig:
 class ClusterConfig:
     """Which Ray, which devices."""
 
-    # auto: the running Ray this process can find, else a local one; local: always a new local one; or an address.
+    # auto: the Ray of RAY_ADDRESS or of `ray start` on this node, else a local one; local: always a new one; or an
+    # address.
     address: str = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     placement: Literal["auto", "separate", "colocated"] = "auto"

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray._private.utils import read_ray_address
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -65,22 +66,30 @@ def attach_ray(config: Config) -> bool:
     """
     if ray.is_initialized():
         return False
-    address = None if config.cluster.address == "local" else config.cluster.address
     quiet = {"logging_level": logging.ERROR, "log_to_driver": bool(os.environ.get("R1RAY_WORKER_LOGS"))}
-    if address == "auto":
-        try:
-            ray.init(address="auto", **quiet)
-            return False
-        except ConnectionError:
-            address = None
+    wanted = config.cluster.address
+    address = running_ray() if wanted == "auto" else None if wanted == "local" else wanted
     try:
-        ray.init(address=address or "local", include_dashboard=None if address else False, **quiet)
+        if address is None:
+            ray.init(address="local", include_dashboard=False, **quiet)
+        else:
+            ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ClusterError(
-            f"Ray at cluster.address={config.cluster.address!r} cannot be reached: {error}; "
-            "use `local` to start one here, or `ray start --head` on the head node"
+            f"Ray at {address or 'local'} (cluster.address={wanted}) cannot be reached: {error}; use "
+            "cluster.address=local to start one here, or `ray start --head` on the head node"
         ) from error
     return address is None
+
+
+def running_ray() -> str | None:
+    """Return the address of the Ray this process belongs to, or None.
+
+    That is RAY_ADDRESS, which `ray job submit` sets, or else the cluster that `ray start` put on this node. Ray's
+    own `auto` would also find the local Ray of any other driver on the machine, and end with it.
+    """
+    address = os.environ.get("RAY_ADDRESS") or read_ray_address()
+    return str(address) if address else None
 
 
 def plan_placement(config: Config) -> Placement:

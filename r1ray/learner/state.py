@@ -27,6 +27,7 @@ from torch.optim import Optimizer
 from r1ray.errors import CheckpointError
 from r1ray.learner.policy import Policy
 from r1ray.learner.protocol import LearnerOptions
+from r1ray.models.tokenizer import load_tokenizer
 
 STATE_FOLDER = "learner"
 MODEL_FOLDER = "model"
@@ -49,10 +50,10 @@ def save(
         policy.causal_lm, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
     )
     if dist.get_rank() == 0:
-        dtype = getattr(torch, options.dtype)
-        policy.causal_lm.save_pretrained(
-            Path(directory) / MODEL_FOLDER, state_dict={name: value.to(dtype) for name, value in full.items()}
-        )
+        dtype, folder = getattr(torch, options.dtype), Path(directory) / MODEL_FOLDER
+        policy.causal_lm.save_pretrained(folder, state_dict={name: value.to(dtype) for name, value in full.items()})
+        tokenizer = load_tokenizer(options.model_path, options.revision, options.trust_remote_code)
+        tokenizer.save_pretrained(folder)
     dist.barrier()
 
 

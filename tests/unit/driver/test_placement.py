@@ -1,0 +1,38 @@
+import pytest
+
+from r1ray.config.schema import Config
+from r1ray.driver import placement
+from r1ray.driver.placement import _share_cores, running_ray
+from r1ray.errors import ConfigError
+
+
+def config(**changes: int | bool) -> Config:
+    made = Config()
+    made.cluster.separate_cores = bool(changes.get("separate", False))
+    made.rollout.num_workers = int(changes.get("workers", 1))
+    made.learner.num_processes = int(changes.get("processes", 1))
+    return made
+
+
+def test_cores_are_shared_unless_asked_otherwise() -> None:
+    assert _share_cores(config(), [0, 1]) == ([(0, 1)], [(0, 1)])
+
+
+def test_separate_cores_never_overlap() -> None:
+    rollout, learner = _share_cores(config(separate=True, workers=2, processes=1), [0, 1, 2, 3])
+    assert (rollout, learner) == ([(0,), (1,)], [(2, 3)])
+
+
+def test_one_core_cannot_be_separated() -> None:
+    with pytest.raises(ConfigError, match="at least 2 cores"):
+        _share_cores(config(separate=True), [0])
+
+
+def test_a_local_ray_of_somebody_else_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(placement, "read_ray_address", lambda: None)
+    assert running_ray() is None
+    monkeypatch.setattr(placement, "read_ray_address", lambda: "10.0.0.1:6379")
+    assert running_ray() == "10.0.0.1:6379"
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.2:6379")
+    assert running_ray() == "10.0.0.2:6379"
