@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,8 @@ from r1ray.errors import ClusterError, ConfigError
 from r1ray.rollout.pool import WorkerPlacement
 
 logger = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S = 5.0
 
 # Idle OpenMP threads spin by default; with more actors than cores they take the cores from those that work.
 CPU_ACTOR_OPTIONS: dict[str, Any] = {
@@ -86,10 +89,21 @@ def running_ray() -> str | None:
     """Return the address of the Ray this process belongs to, or None.
 
     That is RAY_ADDRESS, which `ray job submit` sets, or else the cluster that `ray start` put on this node. Ray's
-    own `auto` would also find the local Ray of any other driver on the machine, and end with it.
+    own `auto` would also find the local Ray of any other driver on the machine, and end with it. A cluster that
+    was killed leaves its address behind; nobody answers there.
     """
-    address = os.environ.get("RAY_ADDRESS") or read_ray_address()
-    return str(address) if address else None
+    if os.environ.get("RAY_ADDRESS"):
+        return os.environ["RAY_ADDRESS"]
+    address = str(read_ray_address() or "")
+    host, _, port = address.rpartition(":")
+    if not address:
+        return None
+    try:
+        with socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S):
+            return address
+    except (OSError, ValueError):
+        logger.warning("nothing answers at %s, where `ray start` once ran: starting a Ray of our own", address)
+        return None
 
 
 def plan_placement(config: Config) -> Placement:

@@ -1,3 +1,5 @@
+import socket
+
 import pytest
 
 from r1ray.config.schema import Config
@@ -28,11 +30,15 @@ def test_one_core_cannot_be_separated() -> None:
         _share_cores(config(separate=True), [0])
 
 
-def test_a_local_ray_of_somebody_else_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_a_ray_that_is_ours_and_answers_is_attached_to(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(placement, "read_ray_address", lambda: None)
     assert running_ray() is None
-    monkeypatch.setattr(placement, "read_ray_address", lambda: "10.0.0.1:6379")
-    assert running_ray() == "10.0.0.1:6379"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setattr(placement, "read_ray_address", lambda: address)
+        assert running_ray() == address
+    # The server is gone, its address is not.
+    assert running_ray() is None
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.2:6379")
     assert running_ray() == "10.0.0.2:6379"
