@@ -86,7 +86,7 @@ class RunDirectory:
         if not resume and self.exists():
             raise ConfigError(
                 f"run.dir must not hold another run, got {self.url!r}: "
-                "set run.resume=true to go on with it, or name another run.dir"
+                "set resume=true to go on with it, or name another run.dir"
             )
         try:
             self._fs.makedirs(self._root, exist_ok=True)

@@ -32,7 +32,7 @@ def test_a_directory_that_holds_a_run_is_entered_only_with_resume(run_dir: RunDi
     run_dir.create()
     run_dir.write_text(file, "")
     assert run_dir.exists()
-    with pytest.raises(ConfigError, match=r"run\.resume=true"):
+    with pytest.raises(ConfigError, match=r"resume=true"):
         run_dir.create()
     run_dir.create(resume=True)
 
