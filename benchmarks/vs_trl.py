@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 CASES: dict[str, dict[str, Any]] = {
     "embedded": {
         "config": "conf/quickstart.yaml",
-        "steps": 12,
+        "steps": 6,
         "overrides": ["train.num_prompts_per_step=32", "rollout.group_size=8"],
     },
     "smollm2": {
