@@ -59,13 +59,13 @@ class WeightSync:
         self._policy_version = policy_version
         try:
             self._learner.send_weights(policy_version).results()
+            return self._verify()
         except WeightSyncError as error:
             self._rollout.poll(0.0)
             if not self._rollout.has_failed:
                 raise
             logger.warning("sync of version %d met a dead worker: %s", policy_version, error)
             return self._renew()
-        return self._verify()
 
     def recover(self) -> list[GroupRequest]:
         """Replace dead workers, bring them to the current version, return the work they owed."""

@@ -115,6 +115,8 @@ class Pending:
     refs: tuple[Any, ...]
     what: str
     deadline_s: float
+    # Earlier calls on the same processes, whose failure is a failure of this one.
+    requires: tuple[Pending, ...] = ()
 
     def done(self, wait_s: float = 0.0) -> bool:
         """Whether every process has finished, waiting up to `wait_s`."""
@@ -127,6 +129,8 @@ class Pending:
         Raises:
             LearnerError: a process failed or the deadline passed.
         """
+        for earlier in self.requires:
+            earlier.results()
         try:
             return list(ray.get(list(self.refs), timeout=self.deadline_s))
         except GetTimeoutError:
@@ -190,11 +194,8 @@ class LearnerPool:
 
     def finish_step(self) -> Pending:
         """Start the optimizer step; the result holds metrics per process, all alike."""
-        for pending in self._accumulating:
-            if pending.done():
-                pending.results()
-        self._accumulating = []
-        return self._call("finish_step")
+        requires, self._accumulating = tuple(self._accumulating), []
+        return replace(self._call("finish_step"), requires=requires)
 
     def logprobs(self, batch: TrainingBatch) -> dict[int, tuple[float, ...]]:
         """Return log-probabilities [C] of every sample, by its position in `batch`."""

@@ -15,7 +15,7 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
-from r1ray.errors import ModelError, R1RayError, RolloutError
+from r1ray.errors import ModelError, R1RayError, RolloutError, WeightSyncError
 from r1ray.rollout.protocol import EngineOptions, RolloutEngine
 from r1ray.types import Completion, GroupRequest
 
@@ -292,13 +292,19 @@ class RolloutPool:
 
     def score(self, token_ids: Sequence[int]) -> dict[str, list[float]]:
         """Return every worker's log-probabilities of `token_ids[1:]`, by worker name."""
-        refs = [w.actor.score.remote(tuple(token_ids)) for w in self._workers]
-        return dict(zip([w.name for w in self._workers], ray.get(refs, timeout=CALL_TIMEOUT_S), strict=True))
+        return self._ask_all("score", tuple(token_ids))
 
     def policy_versions(self) -> dict[str, int]:
         """Return the version every worker says it samples from, by worker name."""
-        refs = [w.actor.policy_version.remote() for w in self._workers]
-        return dict(zip([w.name for w in self._workers], ray.get(refs, timeout=CALL_TIMEOUT_S), strict=True))
+        return self._ask_all("policy_version")
+
+    def _ask_all(self, method: str, *given: Any) -> dict[str, Any]:
+        try:
+            refs = [getattr(w.actor, method).remote(*given) for w in self._workers]
+            answers = ray.get(refs, timeout=CALL_TIMEOUT_S)
+        except RayError as error:
+            raise WeightSyncError(f"a rollout worker did not answer {method} after a weight sync: {error}") from error
+        return dict(zip([w.name for w in self._workers], answers, strict=True))
 
     def shutdown(self) -> None:
         """Stop every worker; never raises."""

@@ -203,6 +203,19 @@ def test_the_reference_follows_the_policy_when_refreshed(model_path: str) -> Non
     pool.shutdown()
 
 
+def test_a_failed_batch_fails_the_step_it_belongs_to(model_path: str) -> None:
+    from r1ray.errors import LearnerError
+
+    pool = started(options(model_path))
+    data = samples()
+    outside_the_vocabulary = replace(data[0], completion_ids=(999,) * len(data[0].completion_ids))
+    pool.accumulate(TrainingBatch((outside_the_vocabulary,)), rollout_version=0)
+    pool.accumulate(TrainingBatch(tuple(data[1:])), rollout_version=0)
+    with pytest.raises(LearnerError, match="accumulate"):
+        pool.finish_step().results()
+    pool.shutdown()
+
+
 def test_a_dead_learner_is_an_error_that_names_the_remedy(model_path: str) -> None:
     from r1ray.errors import LearnerError
 
