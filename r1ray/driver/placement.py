@@ -26,6 +26,7 @@ from r1ray.rollout.pool import WorkerPlacement
 logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 5.0
+START_ATTEMPTS = 3
 
 # Idle OpenMP threads spin by default; with more actors than cores they take the cores from those that work.
 CPU_ACTOR_OPTIONS: dict[str, Any] = {
@@ -72,17 +73,40 @@ def attach_ray(config: Config) -> bool:
     quiet = {"logging_level": logging.ERROR, "log_to_driver": bool(os.environ.get("R1RAY_WORKER_LOGS"))}
     wanted = config.cluster.address
     address = running_ray() if wanted == "auto" else None if wanted == "local" else wanted
+    if address is None:
+        start_local_ray(**quiet)
+        return True
     try:
-        if address is None:
-            ray.init(address="local", include_dashboard=False, **quiet)
-        else:
-            ray.init(address=address, **quiet)
+        ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ClusterError(
-            f"Ray at {address or 'local'} (cluster.address={wanted}) cannot be reached: {error}; use "
+            f"Ray at {address} (cluster.address={wanted}) cannot be reached: {error}; use "
             "cluster.address=local to start one here, or `ray start --head` on the head node"
         ) from error
-    return address is None
+    return False
+
+
+def start_local_ray(**options: Any) -> None:
+    """Start a Ray of this process's own; `options` go to `ray.init`.
+
+    Ray gives its node 30 seconds to come up, which a machine that has just been installed can miss; the second
+    attempt finds the files in memory.
+
+    Raises:
+        ClusterError: it did not come up in three attempts.
+    """
+    for attempt in range(1, START_ATTEMPTS + 1):
+        try:
+            ray.init(address="local", include_dashboard=False, **options)
+            return
+        except Exception as error:  # a node that is late is a bare Exception in Ray
+            ray.shutdown()
+            if attempt == START_ATTEMPTS:
+                raise ClusterError(
+                    f"Ray did not start on this machine in {START_ATTEMPTS} attempts: {error}; its logs are in "
+                    "/tmp/ray/session_latest/logs; free memory and disk, or set cluster.address to a running cluster"
+                ) from error
+            logger.warning("Ray did not start (%s); trying again", error)
 
 
 def running_ray() -> str | None:

@@ -28,7 +28,9 @@ SMALL = [
 def local_ray() -> Iterator[None]:
     import ray
 
-    ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    from r1ray.driver.placement import start_local_ray
+
+    start_local_ray(num_cpus=2, logging_level="ERROR", log_to_driver=False)
     yield
     ray.shutdown()
 

@@ -5,14 +5,14 @@ import time
 from pathlib import Path
 
 import pytest
+import ray
 
 from r1ray.config.schema import RewardsConfig, RewardTerm
+from r1ray.driver.placement import start_local_ray
 from r1ray.errors import GraderError
 from r1ray.rewards import pool as pool_module
 from r1ray.rewards.pool import GraderPool
 from r1ray.types import Completion, Grade, Prompt, Verdict
-
-ray = pytest.importorskip("ray")
 
 PROMPT = Prompt("p", "q", "q", (), "2")
 HERE = Path(__file__)
@@ -45,7 +45,7 @@ def cluster():
     # Ray warns of a coming default whenever an actor asks for no GPU.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     paths = os.pathsep.join([str(HERE.parent), str(HERE.parents[2])])
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": paths}})
+    start_local_ray(num_cpus=2, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": paths}})
     yield
     ray.shutdown()
 

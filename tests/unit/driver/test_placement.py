@@ -4,8 +4,8 @@ import pytest
 
 from r1ray.config.schema import Config
 from r1ray.driver import placement
-from r1ray.driver.placement import _share_cores, running_ray
-from r1ray.errors import ConfigError
+from r1ray.driver.placement import _share_cores, running_ray, start_local_ray
+from r1ray.errors import ClusterError, ConfigError
 
 
 def config(**changes: int | bool) -> Config:
@@ -42,3 +42,29 @@ def test_only_a_ray_that_is_ours_and_answers_is_attached_to(monkeypatch: pytest.
     assert running_ray() is None
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.2:6379")
     assert running_ray() == "10.0.0.2:6379"
+
+
+def test_a_ray_that_comes_up_late_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes = [Exception("The current node timed out during startup."), None]
+    stopped = []
+
+    def init(**_options: object) -> None:
+        outcome = outcomes.pop(0)
+        if outcome:
+            raise outcome
+
+    monkeypatch.setattr(placement.ray, "init", init)
+    monkeypatch.setattr(placement.ray, "shutdown", lambda: stopped.append(True))
+    start_local_ray()
+    assert outcomes == []
+    assert stopped == [True]
+
+
+def test_a_ray_that_never_comes_up_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_options: object) -> None:
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(placement.ray, "init", init)
+    monkeypatch.setattr(placement.ray, "shutdown", lambda: None)
+    with pytest.raises(ClusterError, match=r"3 attempts.*timed out.*cluster.address"):
+        start_local_ray()
