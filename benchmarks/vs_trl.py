@@ -28,10 +28,13 @@ CASES: dict[str, dict[str, Any]] = {
         "config": "conf/quickstart.yaml",
         "steps": 6,
         "overrides": ["train.num_prompts_per_step=32", "rollout.group_size=8"],
+        "trl_batch_size": 256,
     },
     "smollm2": {
         "config": "conf/smollm2_135m.yaml",
         "steps": 4,
+        # All 64 at once need more than 24 GiB of memory.
+        "trl_batch_size": 16,
         "overrides": [
             "train.num_prompts_per_step=8",
             "rollout.group_size=8",
@@ -88,6 +91,10 @@ def trl_side(case: dict[str, Any], extra: list[str]) -> None:
     config = load_config(ROOT / case["config"], overrides_of(case, extra))
     model_path = locate_model(config.model.path)
     tokenizer = load_tokenizer(model_path)
+    if config.rollout.stop:
+        # TRL takes no stop strings; it ends a completion at the tokenizer's end token, so that is what it is given.
+        (stop_token,) = tokenizer.encode(config.rollout.stop[0], add_special_tokens=False)
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(stop_token)
     builder = PromptBuilder(tokenizer, config.template, config.data.max_prompt_tokens)
     cursor = PromptCursor(open_source(config.data.train), builder, config.run.seed, config.data.shuffle)
     prompts = cursor.take(config.train.num_prompts_per_step * config.train.steps)
@@ -121,7 +128,8 @@ def trl_side(case: dict[str, Any], extra: list[str]) -> None:
             output_dir=folder,
             use_cpu=True,
             bf16=low_precision,
-            per_device_train_batch_size=samples,
+            per_device_train_batch_size=case["trl_batch_size"],
+            gradient_accumulation_steps=samples // case["trl_batch_size"],
             num_generations=config.rollout.group_size,
             max_completion_length=config.rollout.max_completion_tokens,
             max_steps=config.train.steps,

@@ -178,5 +178,10 @@ class TrainingBatch:
 
     @property
     def tokens(self) -> int:
-        """Prompt and completion tokens over all samples."""
-        return sum(len(s.prompt_ids) + len(s.completion_ids) for s in self.samples)
+        """Completion tokens, and those of prompts: once for samples that follow each other with the same prompt."""
+        total, previous = 0, ""
+        for sample in self.samples:
+            shares = sample.prompt_key == previous and previous != ""
+            total += len(sample.completion_ids) + (0 if shares else len(sample.prompt_ids))
+            previous = sample.prompt_key
+        return total

@@ -28,10 +28,19 @@ logger = logging.getLogger(__name__)
 CONNECT_TIMEOUT_S = 5.0
 START_ATTEMPTS = 3
 
-# Idle OpenMP threads spin by default; with more actors than cores they take the cores from those that work.
+# Idle OpenMP threads spin for milliseconds by default, and with more actors than cores take the cores from those
+# that work; not spinning at all makes every small operation wait for a thread to wake. A thousand rounds, some
+# microseconds, cost neither. The rest keeps freed memory in the process: handing it back and clearing it anew
+# takes a tenth of a learner's time.
 CPU_ACTOR_OPTIONS: dict[str, Any] = {
     "num_cpus": 0,
-    "runtime_env": {"env_vars": {"OMP_WAIT_POLICY": "passive"}},
+    "runtime_env": {
+        "env_vars": {
+            "GOMP_SPINCOUNT": "1000",
+            "MALLOC_MMAP_THRESHOLD_": str(1 << 25),
+            "MALLOC_TRIM_THRESHOLD_": str(1 << 31),
+        }
+    },
 }
 
 

@@ -15,6 +15,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from r1ray.errors import LearnerError, ModelError
+from r1ray.learner.attention import ATTENTION_NAME, packed_attention
 from r1ray.learner.policy import Policy
 from r1ray.learner.protocol import LearnerOptions
 
@@ -57,15 +58,15 @@ def build_policy(options: LearnerOptions, mesh: DeviceMesh, *, trainable: bool) 
     Raises:
         ModelError: the model cannot be loaded, or is of a kind the learner does not know.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AttentionInterface, AutoModelForCausalLM
 
+    AttentionInterface.register(ATTENTION_NAME, packed_attention)
     try:
         causal_lm = AutoModelForCausalLM.from_pretrained(
             options.model_path,
             revision=options.revision,
             trust_remote_code=options.trust_remote_code,
-            # Packed rows bring masks of their own, which other implementations would misread.
-            attn_implementation="sdpa",
+            attn_implementation=ATTENTION_NAME,
             dtype="auto",
         )
     except (OSError, ValueError, ImportError) as error:

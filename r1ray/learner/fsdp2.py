@@ -25,7 +25,7 @@ from r1ray.algorithms.losses import (
 from r1ray.algorithms.schedule import learning_rate
 from r1ray.learner import state
 from r1ray.learner.build import build_policy, join_process_group
-from r1ray.learner.packing import MicroBatch, Row, collate
+from r1ray.learner.packing import Bundle, MicroBatch, collate
 from r1ray.learner.policy import Policy
 from r1ray.learner.protocol import LearnerOptions
 from r1ray.learner.sums import StepSums
@@ -47,7 +47,6 @@ class Fsdp2Learner:
         self.policy = build_policy(options, self.mesh, trainable=True)
         uses_reference = options.algorithm.kl_coef > 0
         self.reference = build_policy(options, self.mesh, trainable=False) if uses_reference else None
-        self.pad_id = 0
         config = options.learner
         self.optimizer = torch.optim.AdamW(
             self.policy.parameters(),
@@ -63,25 +62,26 @@ class Fsdp2Learner:
     # -- one step ---------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def logprobs(self, micro_batches: Sequence[Sequence[Row]]) -> list[list[tuple[float, ...]]]:
+    def logprobs(self, micro_batches: Sequence[Sequence[Bundle]]) -> list[list[tuple[float, ...]]]:
         """Return the policy's log-probabilities, per micro-batch and sample: [C] each."""
         results = []
-        for rows in micro_batches:
-            batch = collate(rows, pad_id=self.pad_id).to(self.device)
+        for bundles in micro_batches:
+            batch = collate(bundles).to(self.device)
             logprobs, _ = self.policy(batch, self.options.temperature)
-            results.append([tuple(part.tolist()) for part in logprobs.split(batch.lengths.tolist())] if rows else [])
+            results.append([tuple(part.tolist()) for part in logprobs.split(batch.lengths.tolist())] if bundles else [])
         self._reshard(self.policy)
         return results
 
-    def accumulate(self, micro_batches: Sequence[Sequence[Row]], *, rollout_version: int) -> None:
+    def accumulate(self, micro_batches: Sequence[Sequence[Bundle]], *, rollout_version: int) -> None:
         """Add the gradient of these micro-batches to the step under way."""
-        for rows in micro_batches:
-            batch = collate(rows, pad_id=self.pad_id).to(self.device)
-            logprobs, entropy = self.policy(batch, self.options.temperature)
+        for bundles in micro_batches:
+            batch = collate(bundles).to(self.device)
+            mode = "gradient" if self.options.algorithm.entropy_coef else "value"
+            logprobs, entropy = self.policy(batch, self.options.temperature, entropy=mode)
             loss = self._loss(batch, logprobs, entropy, rollout_version)
             # FSDP averages gradients over processes; the sum over all of them is wanted.
             torch.autograd.backward(loss * self.options.world_size)
-            self.sums.add_packing(rows, padded_tokens=batch.input_ids.numel())
+            self.sums.add_packing(bundles, slots=batch.layout.token_of_slot.numel())
 
     def _loss(self, batch: MicroBatch, logprobs: Tensor, entropy: Tensor, rollout_version: int) -> Tensor:
         """Return the weighted sum over this micro-batch's tokens, and note its statistics."""
@@ -182,7 +182,7 @@ class Fsdp2Learner:
             policy_versions=(0,) * len(rest),
             advantage=0.0,
         )
-        batch = collate([Row([sample])], pad_id=self.pad_id).to(self.device)
+        batch = collate([Bundle([sample])]).to(self.device)
         logprobs, _ = self.policy(batch, 1.0)
         self._reshard(self.policy)
         return [float(v) for v in logprobs]

@@ -17,7 +17,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from r1ray.errors import LearnerError, R1RayError, WeightSyncError
-from r1ray.learner.packing import Row, pack_rows, split_rows
+from r1ray.learner.packing import Bundle, bundle_samples, split_bundles
 from r1ray.learner.protocol import LearnerOptions
 from r1ray.types import TrainingBatch
 
@@ -178,10 +178,10 @@ class LearnerPool:
         refs = tuple(actor.call.remote(method, *args, **kwargs) for actor in self._actors)
         return Pending(refs, method, self._options.learner.step_timeout_s)
 
-    def _split(self, batch: TrainingBatch) -> list[list[list[Row]]]:
-        rows = pack_rows(batch.samples)
+    def _split(self, batch: TrainingBatch) -> list[list[list[Bundle]]]:
         budget = self._options.learner.micro_batch_tokens
-        return split_rows(rows, micro_batch_tokens=budget, num_processes=len(self._actors))
+        bundles = bundle_samples(batch.samples, max_tokens=budget)
+        return split_bundles(bundles, micro_batch_tokens=budget, num_processes=len(self._actors))
 
     def accumulate(self, batch: TrainingBatch, *, rollout_version: int) -> None:
         """Start adding this batch's gradient; errors surface in `finish_step`."""
@@ -205,8 +205,8 @@ class LearnerPool:
         results = Pending(refs, "logprobs", self._options.learner.step_timeout_s).results()
         found: dict[int, tuple[float, ...]] = {}
         for share, result in zip(shares, results, strict=True):
-            for rows, values in zip(share, result, strict=True):
-                samples = [s for row in rows for s in row.samples]
+            for bundles, values in zip(share, result, strict=True):
+                samples = [s for bundle in bundles for s in bundle.samples]
                 found |= {position[id(s)]: v for s, v in zip(samples, values, strict=True)}
         return found
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from r1ray.config.schema import AlgorithmConfig, LearnerConfig
-from r1ray.learner.packing import Row
+from r1ray.learner.packing import Bundle
 from r1ray.weights.protocol import WeightSyncClient
 
 
@@ -52,10 +52,10 @@ class LearnerOptions:
 class Learner(Protocol):
     """One process of the optimizer."""
 
-    def logprobs(self, micro_batches: Sequence[Sequence[Row]]) -> list[list[tuple[float, ...]]]:
+    def logprobs(self, micro_batches: Sequence[Sequence[Bundle]]) -> list[list[tuple[float, ...]]]:
         """Return the policy's log-probabilities, per micro-batch and sample: [C] each."""
 
-    def accumulate(self, micro_batches: Sequence[Sequence[Row]], *, rollout_version: int) -> None:
+    def accumulate(self, micro_batches: Sequence[Sequence[Bundle]], *, rollout_version: int) -> None:
         """Add the gradient of these micro-batches to the step under way.
 
         Args:

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from r1ray.learner.packing import MicroBatch, Row
+from r1ray.learner.packing import Bundle, MicroBatch
 
 NAMES = (
     "trained_tokens",
@@ -23,7 +23,7 @@ NAMES = (
     "staleness",
     "tokens",
     "packed_tokens",
-    "padded_tokens",
+    "attention_slots",
 )
 
 
@@ -36,11 +36,11 @@ class StepSums:
     def _add(self, name: str, value: float | Tensor) -> None:
         self.totals[name] = self.totals[name] + value
 
-    def add_packing(self, rows: Sequence[Row], *, padded_tokens: int) -> None:
-        """Count real and padded positions of a micro-batch."""
-        self._add("packed_tokens", float(sum(row.tokens for row in rows)))
-        self._add("padded_tokens", float(padded_tokens if rows else 0))
-        self._add("tokens", float(sum(len(s.prompt_ids) + len(s.completion_ids) for row in rows for s in row.samples)))
+    def add_packing(self, bundles: Sequence[Bundle], *, slots: int) -> None:
+        """Count what a micro-batch computes: tokens with prompts once, with prompts each time, attention slots."""
+        self._add("packed_tokens", float(sum(b.tokens for b in bundles)))
+        self._add("attention_slots", float(slots if bundles else 0))
+        self._add("tokens", float(sum(len(s.prompt_ids) + len(s.completion_ids) for b in bundles for s in b.samples)))
 
     @torch.no_grad()
     def add_losses(
@@ -84,9 +84,9 @@ class StepSums:
     @staticmethod
     def metrics(sums: dict[str, float], *, denominator: int, has_reference: bool) -> dict[str, float]:
         """Turn sums into metrics; what was not observed is left out."""
-        metrics = {"learner/tokens": sums["tokens"]}
-        if sums["padded_tokens"]:
-            metrics["learner/packing_efficiency"] = sums["packed_tokens"] / sums["padded_tokens"]
+        metrics = {"learner/tokens": sums["tokens"], "learner/computed_tokens": sums["packed_tokens"]}
+        if sums["attention_slots"]:
+            metrics["learner/packing_efficiency"] = sums["packed_tokens"] / sums["attention_slots"]
         if sums["mismatch_tokens"]:
             metrics["train/logprob_mismatch"] = sums["mismatch"] / sums["mismatch_tokens"]
         tokens = sums["trained_tokens"]

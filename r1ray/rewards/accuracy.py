@@ -32,7 +32,7 @@ class AccuracyReward:
     """Judges final answers. Not for use by several threads at once."""
 
     def __init__(self, *, time_limit_s: float, memory_limit_bytes: int) -> None:
-        """Prepare; the child starts with the first answer that needs it.
+        """Prepare; the child starts with `start` or the first answer that needs it.
 
         Args:
             time_limit_s: processor time for one answer; wall clock time is limited to a multiple.
@@ -51,6 +51,10 @@ class AccuracyReward:
         if prompt.answer is None:
             return RewardResult(0.0, Verdict.ERROR, f"cannot grade: prompt {prompt.prompt_id!r} has no gold answer")
         return math_answer.judge(completion.text, prompt.answer, child=self._child, time_limit_s=self._time_limit_s)
+
+    def start(self) -> None:
+        """Let the child start, without waiting for it."""
+        self._child.start()
 
     def close(self) -> None:
         """End the child."""

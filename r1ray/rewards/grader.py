@@ -58,12 +58,19 @@ class Grader:
         """Grade completions in order."""
         return [self.grade(prompt, completion) for prompt, completion in items]
 
+    def start(self) -> None:
+        """Let the rewards start what takes time, such as child processes, without waiting for it."""
+        self._call_all("start")
+
     def close(self) -> None:
-        """Free what the rewards hold, such as child processes."""
+        """Free what the rewards hold."""
+        self._call_all("close")
+
+    def _call_all(self, method: str) -> None:
         for reward in self._rewards:
-            close = getattr(reward, "close", None)
-            if callable(close):
-                close()
+            call = getattr(reward, method, None)
+            if callable(call):
+                call()
 
 
 def breakdown_names(names: Sequence[str]) -> list[str]:

@@ -66,4 +66,6 @@ def _parse(text: str) -> tuple[Any, ...]:
 if __name__ == "__main__":
     # math-verify warns once that its time limits are off.
     logging.disable(logging.CRITICAL)
+    # The parsers are loaded at the first formula, which takes seconds that no answer should be charged for.
+    judge({"gold": r"\frac{1}{2}", "answer": "0.5"})
     serve(judge)

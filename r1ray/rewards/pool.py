@@ -42,6 +42,7 @@ class _GraderActor:
 
     def __init__(self, rewards: RewardsConfig) -> None:
         self._grader = Grader(rewards)
+        self._grader.start()
 
     def ready(self) -> bool:
         return True
