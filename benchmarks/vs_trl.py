@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 CASES: dict[str, dict[str, Any]] = {
     "embedded": {
         "config": "conf/quickstart.yaml",
-        "steps": 6,
+        "steps": 12,
         "overrides": ["train.num_prompts_per_step=32", "rollout.group_size=8"],
         "trl_batch_size": 256,
     },
@@ -35,6 +35,7 @@ CASES: dict[str, dict[str, Any]] = {
         "steps": 4,
         # All 64 at once need more than 24 GiB of memory.
         "trl_batch_size": 16,
+        "trl_bf16": False,
         "overrides": [
             "train.num_prompts_per_step=8",
             "rollout.group_size=8",
@@ -122,12 +123,11 @@ def trl_side(case: dict[str, Any], extra: list[str]) -> None:
                 figures["completion_tokens"].append(logs["completions/mean_length"])
 
     samples = config.train.num_prompts_per_step * config.rollout.group_size
-    low_precision = config.model.dtype == "bfloat16"
     with tempfile.TemporaryDirectory() as folder:
         arguments = GRPOConfig(
             output_dir=folder,
             use_cpu=True,
-            bf16=low_precision,
+            bf16=case.get("trl_bf16", False),
             per_device_train_batch_size=case["trl_batch_size"],
             gradient_accumulation_steps=samples // case["trl_batch_size"],
             num_generations=config.rollout.group_size,
@@ -181,8 +181,9 @@ def main() -> None:
     parser.add_argument("case", choices=[*CASES, "trl-side"])
     parser.add_argument("rest", nargs="*", help="overrides for both sides")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--engines", nargs="+", default=["vllm", "transformers"], help="of r1ray")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     if arguments.case == "trl-side":
         trl_side(json.loads(arguments.rest[0]), arguments.rest[1:])
         return
@@ -193,27 +194,31 @@ def main() -> None:
     samples = config.train.num_prompts_per_step * config.rollout.group_size
     rounds = []
     for _ in range(arguments.rounds):
-        trl, ours = run_trl(case, arguments.rest), run_r1ray(case, arguments.rest)
-        rates = {"trl": samples_per_s(trl, samples), "r1ray": samples_per_s(ours, samples)}
-        rounds.append({"samples_per_s": rates, "ratio": rates["r1ray"] / rates["trl"], "trl": trl, "r1ray": ours})
-        print(f"TRL {rates['trl']:.2f} samples/s, r1ray {rates['r1ray']:.2f}, ratio {rounds[-1]['ratio']:.2f}")
+        sides = {"trl": run_trl(case, arguments.rest)}
+        for engine in arguments.engines:
+            sides[f"r1ray_{engine}"] = run_r1ray(case, [*arguments.rest, f"rollout.engine={engine}"])
+        rates = {name: samples_per_s(figures, samples) for name, figures in sides.items()}
+        ratios = {name: rate / rates["trl"] for name, rate in rates.items() if name != "trl"}
+        rounds.append({"samples_per_s": rates, "ratio_to_trl": ratios, **sides})
+        print("; ".join(f"{name} {rate:.2f} samples/s" for name, rate in rates.items()), ratios, flush=True)
     result = {
         "question": (__doc__ or "").splitlines()[0],
-        "command": " ".join(["benchmarks/vs_trl.py", arguments.case, *arguments.rest]),
+        "command": " ".join(["benchmarks/vs_trl.py", *sys.argv[1:]]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": subprocess.run(
             ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
         ).stdout.strip(),
         "hardware": hardware(),
         "samples_per_step": samples,
-        "engine": config.rollout.engine,
-        "ratio_median": median(r["ratio"] for r in rounds),
+        "ratio_to_trl_median": {
+            name: median(r["ratio_to_trl"][name] for r in rounds) for name in rounds[0]["ratio_to_trl"]
+        },
         "rounds": rounds,
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / f"vs_trl_{arguments.case}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"ratio (median) {result['ratio_median']:.2f}; written to {path.relative_to(Path.cwd())}")
+    print(f"ratio (median) {result['ratio_to_trl_median']}; written to {path}")
 
 
 def hardware() -> str:
