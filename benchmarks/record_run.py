@@ -12,15 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import subprocess
-from datetime import UTC, datetime
 from pathlib import Path
+
+from provenance import RESULTS, provenance
 
 from r1ray.tracking.curves import write_curve_picture
 from r1ray.tracking.run_dir import RunDirectory
 
-ROOT = Path(__file__).parents[1]
 CURVE = (
     *("step", "train/reward_mean", "train/accuracy_mean", "train/format_mean", "train/completion_tokens_mean"),
     *("train/kl", "train/entropy", "train/logprob_mismatch", "eval/pass_at_1", "time/step_s"),
@@ -33,22 +31,16 @@ def main() -> None:
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("command", help="what was run")
     parser.add_argument("--name", help="of the result; default: that of the run directory")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     summary = json.loads((arguments.run_dir / "summary.json").read_text())
     lines = [json.loads(line) for line in (arguments.run_dir / "metrics.jsonl").read_text().splitlines()]
     gain = summary["pass_at_1_after"] - summary["pass_at_1_before"]
     # Both evaluations as independent samples: wider than a paired interval would be.
     half_width = 1.96 * math.hypot(summary["pass_at_1_stderr_before"], summary["pass_at_1_stderr_after"])
-    processor = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line)
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     summary.pop("report")
     result = {
-        "question": (__doc__ or "").splitlines()[0],
-        "command": arguments.command,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": commit.strip(),
-        "hardware": f"{processor.split(':')[1].strip()}, {len(os.sched_getaffinity(0))} cores",
+        **provenance(__doc__, arguments.command),
         "gain": gain,
         "gain_95_percent_interval": [gain - half_width, gain + half_width],
         "summary": summary,

@@ -17,25 +17,29 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+from provenance import RESULTS, ROOT, provenance
+
 CASES: dict[str, dict[str, Any]] = {
     "embedded": {
         "config": "conf/quickstart.yaml",
         "steps": 12,
         "overrides": ["train.num_prompts_per_step=32", "rollout.group_size=8"],
         "trl_batch_size": 256,
+        # Small matrices are faster on one core each than on two together.
+        "engines": {"vllm": [], "transformers": ["rollout.num_workers=2"]},
     },
     "smollm2": {
         "config": "conf/smollm2_135m.yaml",
-        "steps": 4,
+        "steps": 3,
         # All 64 at once need more than 24 GiB of memory.
         "trl_batch_size": 16,
-        "trl_bf16": False,
+        # In float32 a step of TRL takes longer still.
+        "trl_bf16": True,
+        "engines": {"vllm": []},
         "overrides": [
             "train.num_prompts_per_step=8",
             "rollout.group_size=8",
@@ -181,8 +185,7 @@ def main() -> None:
     parser.add_argument("case", choices=[*CASES, "trl-side"])
     parser.add_argument("rest", nargs="*", help="overrides for both sides")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--engines", nargs="+", default=["vllm", "transformers"], help="of r1ray")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_intermixed_args()
     if arguments.case == "trl-side":
         trl_side(json.loads(arguments.rest[0]), arguments.rest[1:])
@@ -195,20 +198,14 @@ def main() -> None:
     rounds = []
     for _ in range(arguments.rounds):
         sides = {"trl": run_trl(case, arguments.rest)}
-        for engine in arguments.engines:
-            sides[f"r1ray_{engine}"] = run_r1ray(case, [*arguments.rest, f"rollout.engine={engine}"])
+        for engine, overrides in case["engines"].items():
+            sides[f"r1ray_{engine}"] = run_r1ray(case, [*arguments.rest, f"rollout.engine={engine}", *overrides])
         rates = {name: samples_per_s(figures, samples) for name, figures in sides.items()}
         ratios = {name: rate / rates["trl"] for name, rate in rates.items() if name != "trl"}
         rounds.append({"samples_per_s": rates, "ratio_to_trl": ratios, **sides})
         print("; ".join(f"{name} {rate:.2f} samples/s" for name, rate in rates.items()), ratios, flush=True)
     result = {
-        "question": (__doc__ or "").splitlines()[0],
-        "command": " ".join(["benchmarks/vs_trl.py", *sys.argv[1:]]),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
-        ).stdout.strip(),
-        "hardware": hardware(),
+        **provenance(__doc__, " ".join(["benchmarks/vs_trl.py", *sys.argv[1:]])),
         "samples_per_step": samples,
         "ratio_to_trl_median": {
             name: median(r["ratio_to_trl"][name] for r in rounds) for name in rounds[0]["ratio_to_trl"]
@@ -219,14 +216,6 @@ def main() -> None:
     path = arguments.out / f"vs_trl_{arguments.case}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
     print(f"ratio (median) {result['ratio_to_trl_median']}; written to {path}")
-
-
-def hardware() -> str:
-    """Name the processor and the number of cores."""
-    model = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "?: ?")
-    import os
-
-    return f"{model.split(':')[1].strip()}, {len(os.sched_getaffinity(0))} cores"
 
 
 if __name__ == "__main__":
