@@ -83,6 +83,10 @@ class GrpoLoop:
         try:
             if self.step == 0:
                 self.recorder.record_evaluation(self.evaluate())
+            elif self.evaluation_due and self.recorder.reopen():
+                # The run was interrupted before this evaluation was done.
+                self.recorder.add(**self.evaluate())
+                self.recorder.flush()
             while self.step < self.config.train.steps:
                 self.open_phases()
                 phase = self.phases[0]
@@ -91,7 +95,8 @@ class GrpoLoop:
                         self.learner.accumulate(batch, rollout_version=self.rollout_version)
                     self.finish_step(phase)
                 self.sync()
-                self.evaluate_if_due()
+                if self.evaluation_due:
+                    self.recorder.add(**self.evaluate())
                 self.recorder.flush()
                 self.checkpoint_if_due()
         except Interrupted:
@@ -186,10 +191,10 @@ class GrpoLoop:
         rollout = self.config.rollout
         return SamplingParams(rollout.temperature, rollout.top_p, rollout.max_completion_tokens, tuple(rollout.stop))
 
-    def evaluate_if_due(self) -> None:
-        """Evaluate on held-out prompts every `eval.every_steps`, and at the end."""
-        if self.crossed(self.config.eval.every_steps) or self.step >= self.config.train.steps:
-            self.recorder.add(**self.evaluate())
+    @property
+    def evaluation_due(self) -> bool:
+        """Whether to evaluate after this step: every `eval.every_steps`, and at the end."""
+        return self.crossed(self.config.eval.every_steps) or self.step >= self.config.train.steps
 
     def checkpoint_if_due(self) -> None:
         """Save every `checkpoint.every_steps`, and at the end."""

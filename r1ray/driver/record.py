@@ -15,7 +15,7 @@ from r1ray.config.schema import AlgorithmConfig
 from r1ray.driver.batch import MASKED, PreparedGroup, is_masked
 from r1ray.tracking.console import RunConsole
 from r1ray.tracking.events import EventLog
-from r1ray.tracking.metrics import MetricsLog
+from r1ray.tracking.metrics import MetricsLog, step_of
 from r1ray.tracking.rollouts import RolloutLog, RolloutRow, rows_from_group
 from r1ray.tracking.sinks import Sinks
 from r1ray.tracking.timers import Timers
@@ -57,6 +57,7 @@ class StepRecorder:
         self._algorithm = algorithm
         self._step = first_step
         self._line: dict[str, float] = {}
+        self._reopened = False
         self._stats = _PhaseStats()
         self._began = time.perf_counter()
         self.timers = Timers()
@@ -118,19 +119,29 @@ class StepRecorder:
         self._line = {"policy_version": 0, **values}
         self.flush()
 
+    def reopen(self) -> bool:
+        """Open the newest line again if it is of the current step and has no evaluation; tell whether it is open."""
+        lines = self._metrics.read()
+        if not lines or step_of(lines[-1]) != self._step or any(name.startswith("eval/") for name in lines[-1]):
+            return False
+        self._line = {name: value for name, value in lines[-1].items() if name != "step" and value is not None}
+        self._reopened = True
+        return True
+
     def flush(self) -> None:
         """Write the open line, if there is one, everywhere."""
         if not self._line:
             return
         now = time.perf_counter()
         line = self._line | self.timers.take()
-        line["time/step_s"] = now - self._began - line.get("time/eval_s", 0.0)
+        line.setdefault("time/step_s", now - self._began - line.get("time/eval_s", 0.0))
         if self._step == 0:
             del line["time/step_s"]
         for name in ("rollout", "grade", "learn", "sync") if self._step else ():
             line.setdefault(f"time/{name}_s", 0.0)
         self._began = now
-        self._metrics.write(self._step, line)
+        self._metrics.write(self._step, line, replace=self._reopened)
+        self._reopened = False
         self._sinks.log(self._step, line)
         self._console.step_done(self._step, line)
         self._line = {}

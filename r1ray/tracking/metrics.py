@@ -27,12 +27,19 @@ class MetricsLog:
         lines = self.read()
         self.last_step: int | None = step_of(lines[-1]) if lines else None
 
-    def write(self, step: int, values: Mapping[str, float | int]) -> None:
+    def write(self, step: int, values: Mapping[str, float | int], *, replace: bool = False) -> None:
         """Append the line of `step`; NaN and infinity become null.
+
+        Args:
+            step: the line's.
+            values: its figures.
+            replace: the line may take the place of one that is there.
 
         Raises:
             ValueError: this step or a later one has its line already.
         """
+        if replace:
+            self.truncate_after(step - 1)
         if self.last_step is not None and step <= self.last_step:
             raise ValueError(f"metrics of step {step} come after those of step {self.last_step}: one line a step")
         self._file.append({"step": step, **{name: values[name] for name in sorted(values)}})

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -111,6 +112,18 @@ def test_a_killed_run_resumes_to_the_last_bit(unbroken: Path, tmp_path: Path, to
         assert mine.equals(theirs)
     weights = "checkpoints/step_000004/model/model.safetensors"
     assert (run_dir / weights).read_bytes() == (unbroken / weights).read_bytes()
+
+
+def test_an_evaluation_that_was_interrupted_is_made_up_on_resume(unbroken: Path, tmp_path: Path, tools: Any) -> None:
+    run_dir = tmp_path / "unevaluated"
+    shutil.copytree(unbroken, run_dir)
+    whole = tools.metrics_of(run_dir)
+    cut = {name: value for name, value in whole[-1].items() if not name.startswith(("eval/", "time/eval"))}
+    (run_dir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [*whole[:-1], cut]))
+    done = tools.run_train(run_dir, "train.steps=4", "checkpoint.every_steps=2", "resume=true")
+    assert done.returncode == 0, done.stderr
+    assert without_timing(tools.metrics_of(run_dir)) == without_timing(whole)
+    assert json.loads((run_dir / "summary.json").read_text())["pass_at_1_after"] == whole[-1]["eval/pass_at_1"]
 
 
 def test_ctrl_c_saves_a_checkpoint_and_says_how_to_go_on(tmp_path: Path, tools: Any) -> None:
