@@ -46,6 +46,10 @@ class GraderError(R1RayError):
     """Graders failed more often than the run allows: rewards can no longer be trusted."""
 
 
+class SandboxError(R1RayError):
+    """No sandbox can be started on this machine, or it cannot enforce what is asked."""
+
+
 class LearnerError(R1RayError):
     """A learner process failed; the last checkpoint holds."""
 

@@ -138,7 +138,7 @@ def test_plain_numbers_need_no_child():
 
 
 def test_an_unknown_task_names_those_supported(accuracy):
-    with pytest.raises(DataError, match="judges tasks math, got task 'poetry'"):
+    with pytest.raises(DataError, match="judges tasks math, code, got task 'poetry'"):
         accuracy(prompt("1", task="poetry"), completion("1"))
 
 
