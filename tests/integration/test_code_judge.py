@@ -210,6 +210,41 @@ FORGERIES = {
 }
 
 
+CLOSE = parse_tests({"kind": "asserts", "code": "assert abs(half(3) - 1.5) < 1e-6\nassert len(pair()) == 2\n"})
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def half(n): return 0\ndef pair(): return []\ndef abs(x): return 0\ndef len(x): return 2",
+        "import json, os, struct\nb = json.dumps({'names': ['abs', 'len', 'half', 'pair']}).encode()\n"
+        "os.write(3, struct.pack('>I', len(b)) + b)\n"
+        "def half(n): return 0\ndef pair(): return []\ndef abs(x): return 0\ndef len(x): return 2",
+    ],
+)
+def test_a_solution_cannot_redefine_what_assertions_are_made_of(judge: CodeJudge, source: str) -> None:
+    assert judge.judge(source, "python", CLOSE).verdict is Verdict.WRONG
+    honest = "def half(n): return n / 2\ndef pair(): return (1, 2)\ndef abs(x): return 0"
+    assert judge.judge(honest, "python", CLOSE).verdict is Verdict.CORRECT
+
+
+def test_a_function_may_have_the_name_of_a_builtin_where_that_is_what_is_tested(judge: CodeJudge) -> None:
+    tests = parse_tests({"kind": "asserts", "code": "assert sum(10, 15) == 6\nassert sum(100, 150) == 93\n"})
+    source = "def sum(a, b):\n    return __import__('builtins').sum(d for d in range(1, a + 1) if a % d == b % d == 0)"
+    assert judge.judge(source, "python", tests).verdict is Verdict.CORRECT
+
+
+@pytest.mark.parametrize(
+    "frame", ["{'value': {}}", "{'value': {'$': 'int', 'v': []}}", "{'value': {'$': 1, 'v': 2}}", "[]"]
+)
+def test_nonsense_on_the_channel_is_a_wrong_answer_and_no_failed_grader(judge: CodeJudge, frame: str) -> None:
+    source = (
+        "import json, os, struct\ndef order(xs):\n"
+        f"    b = json.dumps({frame}).encode()\n    os.write(3, struct.pack('>I', len(b)) + b)\n    return 0"
+    )
+    assert judge.judge(source, "python", SORT).verdict is Verdict.WRONG
+
+
 @pytest.mark.parametrize("name", FORGERIES)
 @pytest.mark.parametrize("tests", [SORT, ASSERTS], ids=["function", "asserts"])
 def test_no_forgery_scores(judge: CodeJudge, name: str, tests: Any) -> None:

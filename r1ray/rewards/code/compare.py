@@ -75,13 +75,15 @@ def _same_items(got: list[Any], expected: list[Any]) -> bool:
 
 
 def _same_elements(got: list[Any], expected: list[Any]) -> bool:
+    if len(got) != len(expected):
+        return False
     left = list(expected)
     for element in got:
         match = next((i for i, candidate in enumerate(left) if same_value(element, candidate)), None)
         if match is None:
             return False
         del left[match]
-    return not left
+    return True
 
 
 def _same_entries(got: list[list[Any]], expected: dict[str, Any]) -> bool:

@@ -7,6 +7,8 @@ travel through here.
 
 from __future__ import annotations
 
+import ast
+import builtins
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +25,7 @@ _COMPILE_LIMITS = RunLimits(cpu_s=20.0, wall_s=60.0, memory_bytes=2 << 30, outpu
 # Runtimes that reserve addresses without using them are held by what they use.
 _UNBOUNDED_BYTES = 1 << 46
 _SHOWN_CHARS = 160
+_BUILTINS = frozenset(dir(builtins))
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +150,53 @@ def _run_function(box: Box, source: str, tests: CodeTests, case: FunctionCase) -
         return _failure(result, "failed")
     if not isinstance(reply, dict) or "value" not in reply:
         return CaseResult(Verdict.WRONG, f"{tests.entry_point} raised {_error(reply)}")
-    if not same_value(reply["value"], case.expected):
+    if not _same(reply["value"], case.expected):
         return CaseResult(Verdict.WRONG, f"{tests.entry_point} returned {_shown(reply['value'])}")
     return _PASSED
+
+
+def _same(value: Any, expected: Any) -> bool:
+    try:
+        return same_value(value, expected)
+    except (LookupError, TypeError, ValueError, ArithmeticError, RecursionError):
+        # A program can write to its channel itself: what is no encoded value equals nothing.
+        return False
+
+
+def names_for_tests(code: str, names: Any) -> list[str]:
+    """Return the names of a solution that assertions may use: those they call and do not define themselves.
+
+    A solution that defines `abs` or `len` must not decide what the assertions mean by it. A built-in name counts only
+    where the assertions call a single built-in and nothing else, which then is what they test.
+    """
+    try:
+        tree = ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise GraderError(f"the tests are not Python: {error}") from error
+    loaded = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    called = {n.func.id for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
+    own = _defined(tree)
+    foreign = loaded - own - _BUILTINS
+    tested = (called - own) & _BUILTINS
+    if not foreign and len(tested) == 1:
+        foreign = tested
+    given = names if isinstance(names, list) else []
+    return sorted(name for name in given if isinstance(name, str) and name in foreign)
+
+
+def _defined(tree: ast.AST) -> set[str]:
+    """Return every name that a piece of source binds, anywhere in it."""
+    own: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            own.add(node.name)
+        elif isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+            own.add(node.id)
+        elif isinstance(node, ast.arg):
+            own.add(node.arg)
+        elif isinstance(node, ast.alias):
+            own.add((node.asname or node.name).partition(".")[0])
+    return own
 
 
 def _run_asserts(box: Box, source: str, tests: CodeTests) -> CaseResult:
@@ -158,7 +205,7 @@ def _run_asserts(box: Box, source: str, tests: CodeTests) -> CaseResult:
     hello = box.receive()
     if isinstance(hello, RunResult):
         return _failure(hello, "failed before the tests")
-    names = hello.get("names", ()) if isinstance(hello, dict) else ()
+    names = names_for_tests(tests.code, hello.get("names") if isinstance(hello, dict) else None)
     with Box() as tester:
         tester.begin({"kind": "test", "source": tests.code, "names": names}, limits)
         while True:
