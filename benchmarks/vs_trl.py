@@ -29,6 +29,7 @@ CASES: dict[str, dict[str, Any]] = {
         "steps": 12,
         "overrides": ["train.num_prompts_per_step=32", "rollout.group_size=8"],
         "trl_batch_size": 256,
+        "trl_bf16": False,
         # Small matrices are faster on one core each than on two together.
         "engines": {"vllm": [], "transformers": ["rollout.num_workers=2"]},
     },
@@ -131,7 +132,7 @@ def trl_side(case: dict[str, Any], extra: list[str]) -> None:
         arguments = GRPOConfig(
             output_dir=folder,
             use_cpu=True,
-            bf16=case.get("trl_bf16", False),
+            bf16=case["trl_bf16"],
             per_device_train_batch_size=case["trl_batch_size"],
             gradient_accumulation_steps=samples // case["trl_batch_size"],
             num_generations=config.rollout.group_size,

@@ -126,6 +126,10 @@ class Box:
         self._send(
             {
                 "run": {
+                    "files": {},
+                    "keep": (),
+                    "stdin": "",
+                    "address_bytes": limits.memory_bytes,
                     **case,
                     "uid": uid,
                     "cpu_s": limits.cpu_s,

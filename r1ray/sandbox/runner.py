@@ -18,7 +18,7 @@ CASE: kind        `exec` (argv), `script` (Python source), `serve` (Python sourc
       stdin       text
       uid         user to run as; None: that of the runner
       cpu_s, wall_s, memory_bytes, output_bytes, processes   limits
-      address_bytes   limit of addresses of one process; that of memory where it is missing
+      address_bytes   limit of addresses of one process
 RESULT: code, signal, timeout, memory, stdout, stderr, truncated, cpu_s, files
 """
 
@@ -70,11 +70,11 @@ def main() -> None:
 
 def run_case(case: dict[str, Any]) -> dict[str, Any]:
     """Run one program to its end and return how it ended."""
-    for name, text in case.get("files", {}).items():
+    for name, text in case["files"].items():
         with open(name, "w", encoding="utf-8", newline="") as file:
             file.write(text)
     stdin, stdout, stderr = (os.memfd_create(name) for name in ("stdin", "stdout", "stderr"))
-    text = case.get("stdin", "").encode()
+    text = case["stdin"].encode()
     while text:
         text = text[os.write(stdin, text) :]
     os.lseek(stdin, 0, os.SEEK_SET)
@@ -96,8 +96,8 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
     err, _ = _output(stderr, 2000)
     for descriptor in (stdin, stdout, stderr):
         os.close(descriptor)
-    if case.get("keep", ()) is not None:
-        _clean(case.get("keep", ()))
+    if case["keep"] is not None:
+        _clean(case["keep"])
     return {
         "code": os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
         "signal": ended_by,
@@ -261,7 +261,7 @@ def _limit(case: dict[str, Any]) -> None:
     cpu_s = max(1, int(case["cpu_s"]) + 2)
     for kind, value in (
         (resource.RLIMIT_CPU, cpu_s),
-        (resource.RLIMIT_AS, case.get("address_bytes", case["memory_bytes"])),
+        (resource.RLIMIT_AS, case["address_bytes"]),
         (resource.RLIMIT_FSIZE, case["output_bytes"] + 1),
         (resource.RLIMIT_NPROC, case["processes"]),
         (resource.RLIMIT_CORE, 0),
