@@ -78,12 +78,52 @@ def run_trl(case: dict[str, Any], extra: list[str]) -> dict[str, list[float]]:
     return result
 
 
+def trl_arguments(case: dict[str, Any], config: Any, folder: str) -> Any:
+    """Return TRL's arguments for what `config` says."""
+    import torch
+    from trl import GRPOConfig
+
+    samples = config.train.num_prompts_per_step * config.rollout.group_size
+    return GRPOConfig(
+        output_dir=folder,
+        use_cpu=True,
+        bf16=case["trl_bf16"],
+        per_device_train_batch_size=case["trl_batch_size"],
+        gradient_accumulation_steps=samples // case["trl_batch_size"],
+        num_generations=config.rollout.group_size,
+        max_completion_length=config.rollout.max_completion_tokens,
+        max_steps=config.train.steps,
+        learning_rate=config.learner.lr,
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=config.learner.warmup_steps,
+        adam_beta1=config.learner.adam_beta1,
+        adam_beta2=config.learner.adam_beta2,
+        weight_decay=config.learner.weight_decay,
+        max_grad_norm=config.learner.max_grad_norm,
+        beta=config.algorithm.kl_coef,
+        epsilon=config.algorithm.clip_low,
+        epsilon_high=config.algorithm.clip_high,
+        loss_type="dapo",
+        scale_rewards="group",
+        temperature=config.rollout.temperature,
+        top_k=0,
+        top_p=1.0,
+        shuffle_dataset=False,
+        gradient_checkpointing=False,
+        logging_steps=1,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        seed=config.run.seed,
+        model_init_kwargs={"dtype": torch.float32},
+    )
+
+
 def trl_side(case: dict[str, Any], extra: list[str]) -> None:
     """Run GRPOTrainer and print its figures as the last line."""
-    import torch
     from datasets import Dataset
     from transformers import TrainerCallback
-    from trl import GRPOConfig, GRPOTrainer
+    from trl import GRPOTrainer
 
     from r1ray.config.load import load_config
     from r1ray.data.cursor import PromptCursor
@@ -127,45 +167,11 @@ def trl_side(case: dict[str, Any], extra: list[str]) -> None:
                 figures["reward"].append(logs["reward"])
                 figures["completion_tokens"].append(logs["completions/mean_length"])
 
-    samples = config.train.num_prompts_per_step * config.rollout.group_size
     with tempfile.TemporaryDirectory() as folder:
-        arguments = GRPOConfig(
-            output_dir=folder,
-            use_cpu=True,
-            bf16=case["trl_bf16"],
-            per_device_train_batch_size=case["trl_batch_size"],
-            gradient_accumulation_steps=samples // case["trl_batch_size"],
-            num_generations=config.rollout.group_size,
-            max_completion_length=config.rollout.max_completion_tokens,
-            max_steps=config.train.steps,
-            learning_rate=config.learner.lr,
-            lr_scheduler_type="constant_with_warmup",
-            warmup_steps=config.learner.warmup_steps,
-            adam_beta1=config.learner.adam_beta1,
-            adam_beta2=config.learner.adam_beta2,
-            weight_decay=config.learner.weight_decay,
-            max_grad_norm=config.learner.max_grad_norm,
-            beta=config.algorithm.kl_coef,
-            epsilon=config.algorithm.clip_low,
-            epsilon_high=config.algorithm.clip_high,
-            loss_type="dapo",
-            scale_rewards="group",
-            temperature=config.rollout.temperature,
-            top_k=0,
-            top_p=1.0,
-            shuffle_dataset=False,
-            gradient_checkpointing=False,
-            logging_steps=1,
-            save_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-            seed=config.run.seed,
-            model_init_kwargs={"dtype": torch.float32},
-        )
         trainer = GRPOTrainer(
             model=model_path,
             reward_funcs=reward,
-            args=arguments,
+            args=trl_arguments(case, config, folder),
             train_dataset=Dataset.from_list([{"prompt": p.text} for p in prompts]),
             processing_class=tokenizer,
             callbacks=[Clock()],

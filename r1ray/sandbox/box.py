@@ -7,9 +7,7 @@ answer, or whose runner is gone, is killed and the next call starts another.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import select
 import subprocess
 import tempfile
 import time
@@ -19,13 +17,12 @@ from typing import Any
 
 from r1ray.errors import SandboxError
 from r1ray.sandbox.bubblewrap import NO_USER_NAMESPACES, PROGRAM_UID, RUNNER_PATH, bwrap_command, two_user_namespace
+from r1ray.sandbox.pipes import read_message, write_message
 from r1ray.sandbox.seccomp import seccomp_program
-from r1ray.sandbox.server import HEADER, frame
 
 _START_TIMEOUT_S = 30.0
 _ANSWER_GRACE_S = 2.0
 _REAP_TIMEOUT_S = 10.0
-_MAX_FRAME_BYTES = 1 << 26
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +157,7 @@ class Box:
         except TimeoutError:
             self.close()
             return RunResult(None, timeout=True, died=True)
-        except (EOFError, OSError, ValueError, RecursionError):
+        except EOFError:
             self.close()
             return RunResult(None, died=True)
         return RunResult(**message["exit"]) if "exit" in message else message.get("from")
@@ -202,8 +199,10 @@ class Box:
                     env={},
                     cwd="/",
                 )
+                assert self._process.stdin is not None
+                os.set_blocking(self._process.stdin.fileno(), False)
                 self._read(time.monotonic() + _START_TIMEOUT_S)
-            except (EOFError, TimeoutError, OSError, ValueError) as error:
+            except (EOFError, OSError) as error:
                 self.close()
                 errors.seek(0)
                 words = errors.read().decode(errors="replace").strip()
@@ -217,38 +216,11 @@ class Box:
     def _send(self, message: dict[str, Any]) -> None:
         assert self._process is not None
         assert self._process.stdin is not None
-        rest = memoryview(frame(message))
-        descriptor = self._process.stdin.fileno()
-        os.set_blocking(descriptor, False)
         # A runner that is gone shows when the answer is read.
-        with contextlib.suppress(OSError, TimeoutError):
-            while rest:
-                _wait(descriptor, select.POLLOUT, self._case_deadline)
-                with contextlib.suppress(BlockingIOError):
-                    rest = rest[os.write(descriptor, rest) :]
+        with contextlib.suppress(EOFError, TimeoutError):
+            write_message(self._process.stdin.fileno(), message, self._case_deadline)
 
     def _read(self, deadline: float) -> Any:
-        (size,) = HEADER.unpack(self._read_bytes(HEADER.size, deadline))
-        if size > _MAX_FRAME_BYTES:
-            raise ValueError("not a frame")
-        return json.loads(self._read_bytes(size, deadline))
-
-    def _read_bytes(self, size: int, deadline: float) -> bytes:
         if self._process is None or self._process.stdout is None:
             raise EOFError
-        got = bytearray()
-        while len(got) < size:
-            _wait(self._process.stdout.fileno(), select.POLLIN, deadline)
-            piece = os.read(self._process.stdout.fileno(), size - len(got))
-            if not piece:
-                raise EOFError
-            got += piece
-        return bytes(got)
-
-
-def _wait(descriptor: int, event: int, deadline: float) -> None:
-    left_s = deadline - time.monotonic()
-    poll = select.poll()
-    poll.register(descriptor, event)
-    if left_s <= 0 or not poll.poll(left_s * 1000):
-        raise TimeoutError
+        return read_message(self._process.stdout.fileno(), deadline)

@@ -11,9 +11,7 @@ stdin closes; while it works and cannot notice that, its timers end it. Its side
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -23,9 +21,9 @@ from dataclasses import asdict
 from typing import Any
 
 from r1ray.sandbox.limits import WALL_FACTOR, Limits, ended_by_timer
-from r1ray.sandbox.server import HEADER, Outcome, Reply, frame
+from r1ray.sandbox.pipes import read_message, write_message
+from r1ray.sandbox.server import Outcome, Reply
 
-_MAX_MESSAGE_BYTES = 1 << 26
 _STDERR_TAIL_BYTES = 500
 _REAP_TIMEOUT_S = 10.0
 
@@ -90,14 +88,6 @@ class ChildProcess:
             self._process = None
 
 
-class _DeadlineError(Exception):
-    """The other side did not get so far in time."""
-
-
-class _ClosedError(Exception):
-    """The other side is gone or talks nonsense."""
-
-
 class _Process:
     """One life of a child."""
 
@@ -131,17 +121,17 @@ class _Process:
     def ask(self, request: Any, time_limit_s: float) -> Reply:
         try:
             self._wait_ready()
-        except _DeadlineError:
+        except TimeoutError:
             return Reply(Outcome.NOT_STARTED, detail=f"the child was not ready within {self._start_timeout_s:g} s")
-        except _ClosedError:
+        except EOFError:
             return Reply(Outcome.NOT_STARTED, detail=f"the child did not start: {self._last_words()}")
         deadline = time.monotonic() + time_limit_s * WALL_FACTOR
         try:
             self._write({"request": request, "time_limit_s": time_limit_s}, deadline)
             reply = self._read_reply(deadline)
-        except _DeadlineError:
+        except TimeoutError:
             return Reply(Outcome.TIMEOUT, detail=f"not done within {time_limit_s * WALL_FACTOR:g} s (wall clock)")
-        except _ClosedError:
+        except EOFError:
             words = self._last_words()
             if ended_by_timer(self._popen.returncode):
                 return Reply(Outcome.TIMEOUT, detail=f"not done within {time_limit_s:g} s")
@@ -155,35 +145,14 @@ class _Process:
             self._ready = True
 
     def _write(self, message: Any, deadline: float) -> None:
-        rest = memoryview(frame(message))
-        while rest:
-            _wait(self._stdin.fileno(), select.POLLOUT, deadline)
-            try:
-                rest = rest[os.write(self._stdin.fileno(), rest) :]
-            except BlockingIOError:
-                continue
-            except OSError as error:
-                raise _ClosedError from error
+        write_message(self._stdin.fileno(), message, deadline)
 
     def _read_reply(self, deadline: float) -> Reply:
-        (size,) = HEADER.unpack(self._read(HEADER.size, deadline))
-        if size > _MAX_MESSAGE_BYTES:
-            raise _ClosedError
+        fields = read_message(self._stdout.fileno(), deadline)
         try:
-            fields = json.loads(self._read(size, deadline))
             return Reply(Outcome(fields["outcome"]), fields["value"], fields["detail"])
         except (ValueError, KeyError, TypeError) as error:
-            raise _ClosedError from error
-
-    def _read(self, size: int, deadline: float) -> bytes:
-        got = bytearray()
-        while len(got) < size:
-            _wait(self._stdout.fileno(), select.POLLIN, deadline)
-            piece = os.read(self._stdout.fileno(), size - len(got))
-            if not piece:
-                raise _ClosedError
-            got += piece
-        return bytes(got)
+            raise EOFError from error
 
     def _last_words(self) -> str:
         """End the child and say how it died, with the end of what it wrote to stderr."""
@@ -208,12 +177,3 @@ class _Process:
             self._popen.wait(_REAP_TIMEOUT_S)
         if not keep_stderr:
             self._stderr.close()
-
-
-def _wait(descriptor: int, event: int, deadline: float) -> None:
-    """Wait until the pipe can be used. `poll` because `select` fails beyond descriptor 1023."""
-    left_s = deadline - time.monotonic()
-    poll = select.poll()
-    poll.register(descriptor, event)
-    if left_s <= 0 or not poll.poll(left_s * 1000):
-        raise _DeadlineError
