@@ -15,6 +15,9 @@ from typing import Any, Literal
 
 FinishReason = Literal["stop", "length", "abort"]
 
+# The domain of a prompt whose dataset names none.
+DOMAIN_OF_TASK = {"math": "math", "choice": "stem", "code": "code", "text": "general"}
+
 
 class Verdict(StrEnum):
     """What a grader concluded. `ERROR` is the grader's failure, never the completion's."""
@@ -37,6 +40,7 @@ class Prompt:
         prompt_ids: [P] token ids of `text`.
         answer: gold answer for rule rewards; None where the task has none.
         task: what kind of grading applies (`math`, `choice`, `code`, `text`).
+        domain: which rewards apply (`math`, `code`, `stem`, `logic`, `general` or the user's own).
         metadata: further dataset columns, for custom rewards.
     """
 
@@ -47,6 +51,7 @@ class Prompt:
     answer: str | None = None
     task: str = "math"
     metadata: dict[str, Any] = field(default_factory=dict)
+    domain: str = "math"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,7 @@ class GroupRequest:
         seeds: one sampling seed per completion asked for; fixed by the run seed and the group id, so a
             resent request samples the same completions from the same weights.
         sample_indices: position of each completion in its group; a retry may ask for some of them only.
+        step: optimizer step it will be trained on in, which decides what scheduled rewards apply.
     """
 
     group_id: str
@@ -82,6 +88,7 @@ class GroupRequest:
     sampling: SamplingParams
     seeds: tuple[int, ...]
     sample_indices: tuple[int, ...]
+    step: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +111,15 @@ class Completion:
     policy_versions: tuple[int, ...]
     finish_reason: FinishReason
     worker: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GradeRequest:
+    """Asks for the grade of one completion, at the optimizer step it will be trained on in."""
+
+    prompt: Prompt
+    completion: Completion
+    step: int = 0
 
 
 @dataclass(frozen=True, slots=True)

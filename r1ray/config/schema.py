@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from omegaconf import II
+
 
 @dataclass
 class RunConfig:
@@ -42,6 +44,7 @@ class ColumnsConfig:
     answer: str | None = "answer"
     id: str | None = None
     task: str | None = None
+    domain: str | None = None
     metadata: list[str] = field(default_factory=list)
 
 
@@ -59,6 +62,9 @@ class DatasetConfig:
     # Use at most this many rows; generators need it to know where an epoch ends.
     size: int | None = None
     seed: int = 0
+    # Which rewards apply (`rewards.terms[].domains`), where no column says it: math, code, stem, logic, general or a
+    # name of your own; null: by the task.
+    domain: str | None = None
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
     # Extra keyword arguments for reasoning_gym generators.
     options: dict[str, Any] = field(default_factory=dict)
@@ -119,6 +125,11 @@ class RewardTerm:
     name: str = "accuracy"
     weight: float = 1.0
     options: dict[str, Any] = field(default_factory=dict)
+    # Prompts it applies to, by domain; empty: all.
+    domains: list[str] = field(default_factory=list)
+    # Optimizer steps it applies in: the first, and the first that it no longer does (null: none).
+    from_step: int = 0
+    until_step: int | None = None
 
 
 @dataclass
@@ -126,7 +137,14 @@ class RewardsConfig:
     """What a completion is worth, and the graders that say so."""
 
     terms: list[RewardTerm] = field(default_factory=lambda: [RewardTerm("accuracy"), RewardTerm("format")])
+    # Processes that run rule rewards; that wait for LLM judges; that run reward models, and the share of a GPU that
+    # each of these gets.
     num_workers: int = 1
+    num_judge_workers: int = 1
+    num_inference_workers: int = 1
+    gpus_per_inference_worker: float = 0.0
+    # The length limit that overlong, length and cosine rewards measure against.
+    max_completion_tokens: int = II("rollout.max_completion_tokens")
     # Limits of one completion's grading in a killable child process: processor seconds (four times as long on the
     # clock, so that a busy machine does not make answers wrong) and bytes.
     time_limit_s: float = 5.0
@@ -135,6 +153,19 @@ class RewardsConfig:
     max_error_fraction: float = 0.1
     # Restarts of failed graders before the run stops.
     max_restarts: int = 3
+
+
+@dataclass
+class SandboxConfig:
+    """Where programs written by the policy run."""
+
+    # bubblewrap: Linux namespaces; gvisor: through Ray, where runsc is installed; none: no isolation at all.
+    backend: Literal["bubblewrap", "gvisor", "none"] = "bubblewrap"
+    # Size of the work directory of one program.
+    tmp_bytes: int = 67108864
+    # A cgroup v2 directory that r1ray may make children in; null: one is looked for, and where there is none memory
+    # and processes are limited without cgroups.
+    cgroup: str | None = None
 
 
 @dataclass
@@ -274,6 +305,7 @@ class Config:
     template: TemplateConfig = field(default_factory=TemplateConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     rewards: RewardsConfig = field(default_factory=RewardsConfig)
+    sandbox: SandboxConfig = field(default_factory=SandboxConfig)
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

@@ -13,7 +13,7 @@ from r1ray.data.records import Record
 from r1ray.data.sources import PromptSource
 from r1ray.errors import DataError
 from r1ray.template import chat_renderer, render
-from r1ray.types import Prompt
+from r1ray.types import DOMAIN_OF_TASK, Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -54,6 +54,7 @@ class PromptBuilder:
             prompt_ids=prompt_ids,
             answer=record.answer,
             task=record.task,
+            domain=record.domain or DOMAIN_OF_TASK.get(record.task, record.task),
             metadata=record.metadata,
         )
 

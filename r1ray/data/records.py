@@ -15,6 +15,7 @@ class Record:
         question: the bare question.
         answer: gold answer as text; None where the dataset has no answer column.
         task: what kind of grading applies (`math`, `choice`, `code`, `text`).
+        domain: which rewards apply; None: by the task.
         metadata: further columns, for custom rewards.
     """
 
@@ -23,3 +24,4 @@ class Record:
     answer: str | None = None
     task: str = "math"
     metadata: dict[str, Any] = field(default_factory=dict)
+    domain: str | None = None

@@ -67,7 +67,7 @@ class EmbeddedSource:
         """Return the question at `index` of the task's stream."""
         index = _checked(index, self.size)
         item = self._task(index, seed=self._config.seed, split=self._config.split)
-        return Record(_prompt_id(self._config, index), item.question, item.answer)
+        return Record(_prompt_id(self._config, index), item.question, item.answer, domain=self._config.domain)
 
 
 class ReasoningGymSource:
@@ -110,7 +110,13 @@ class ReasoningGymSource:
             raise DataError(
                 f"{prompt_id} has no gold answer: rule rewards cannot grade reasoning_gym's {self._config.name!r}"
             )
-        return Record(prompt_id, item["question"], str(item["answer"]), metadata=dict(item["metadata"]))
+        return Record(
+            prompt_id,
+            item["question"],
+            str(item["answer"]),
+            domain=self._config.domain or "logic",
+            metadata=dict(item["metadata"]),
+        )
 
 
 class TableSource:
@@ -123,7 +129,7 @@ class TableSource:
             DataError: as `open_source`.
         """
         columns = config.columns
-        wanted = [columns.question, columns.answer, columns.id, columns.task, *columns.metadata]
+        wanted = [columns.question, columns.answer, columns.id, columns.task, columns.domain, *columns.metadata]
         names = list(dict.fromkeys(name for name in wanted if name is not None))
         self._config = config
         self._rows = open_table(config)
@@ -151,7 +157,12 @@ class TableSource:
             DataError: its question is no text, or it lacks an id or an answer.
         """
         index = _checked(index, self.size)
-        return read_record(self._rows.row(index), self._config.columns, default_id=_prompt_id(self._config, index))
+        return read_record(
+            self._rows.row(index),
+            self._config.columns,
+            default_id=_prompt_id(self._config, index),
+            default_domain=self._config.domain,
+        )
 
 
 def generator_seed(seed: int, split: str) -> int:

@@ -113,21 +113,29 @@ def open_table(config: DatasetConfig) -> Table:
         raise DataError(f"{config.source} dataset {config.name!r} cannot be read: {error}") from error
 
 
-def read_record(row: Mapping[str, Any], columns: ColumnsConfig, *, default_id: str) -> Record:
+def read_record(
+    row: Mapping[str, Any], columns: ColumnsConfig, *, default_id: str, default_domain: str | None = None
+) -> Record:
     """Turn a row into a record.
 
     Args:
         row: holds every column that `columns` names.
         columns: which column holds what.
         default_id: id of the record where no column holds it.
+        default_domain: domain of the record where no column holds it.
 
     Raises:
-        DataError: the question is no text, or an id, a task or an answer is missing.
+        DataError: the question is no text, or an id, a task, a domain or an answer is missing.
     """
     question = row[columns.question]
     if not isinstance(question, str) or not question.strip():
         raise DataError(f"{default_id}: column {columns.question!r} must hold the question as text, got {question!r}")
-    for key, name in (("answer", columns.answer), ("id", columns.id), ("task", columns.task)):
+    for key, name in (
+        ("answer", columns.answer),
+        ("id", columns.id),
+        ("task", columns.task),
+        ("domain", columns.domain),
+    ):
         if name is not None and row[name] is None:
             raise DataError(f"{default_id}: column {name!r} is empty: fill it, or set columns.{key} to null")
     return Record(
@@ -135,6 +143,7 @@ def read_record(row: Mapping[str, Any], columns: ColumnsConfig, *, default_id: s
         question=question,
         answer=None if columns.answer is None else str(row[columns.answer]),
         task="math" if columns.task is None else str(row[columns.task]),
+        domain=default_domain if columns.domain is None else str(row[columns.domain]),
         metadata={name: row[name] for name in columns.metadata},
     )
 
