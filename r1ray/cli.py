@@ -59,10 +59,10 @@ def train(config: ConfigPath, overrides: Overrides = None) -> None:
 @app.command("config")
 def show_config(config: ConfigPath, overrides: Overrides = None) -> None:
     """Print the resolved configuration, or say what is wrong with it."""
-    from r1ray.rewards.registry import check_names
+    from r1ray.rewards.registry import check_rewards
 
     resolved = load_config(config, overrides or [])
-    check_names(resolved.rewards.terms)
+    check_rewards(resolved.rewards, resolved.sandbox)
     typer.echo(to_yaml(resolved), nl=False)
 
 

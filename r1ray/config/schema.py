@@ -149,6 +149,8 @@ class RewardsConfig:
     # clock, so that a busy machine does not make answers wrong) and bytes.
     time_limit_s: float = 5.0
     memory_limit_bytes: int = 2147483648
+    # Deadline of one batch of completions at an LLM judge or a reward model.
+    batch_timeout_s: float = 600.0
     # The run stops when more than this share of a step's completions could not be graded.
     max_error_fraction: float = 0.1
     # Restarts of failed graders before the run stops.
@@ -186,8 +188,8 @@ class AlgorithmConfig:
     importance_cap: float | None = 2.0
     # Groups whose completions all earn the same carry no gradient.
     equal_reward_groups: Literal["drop", "keep"] = "drop"
-    # A completion over the length limit: wrong (reward 0) or masked out of the loss.
-    overlong: Literal["wrong", "mask"] = "wrong"
+    # A completion over the length limit: wrong (reward 0), masked out of the loss, or kept with the reward it earned.
+    overlong: Literal["wrong", "mask", "keep"] = "wrong"
     # Reference model := policy every so many steps; 0: never.
     reference_refresh_steps: int = 400
 

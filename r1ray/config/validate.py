@@ -5,7 +5,7 @@ Every check names the key, what is allowed, what came, and why or what to do.
 
 from __future__ import annotations
 
-from r1ray.config.schema import Config, DatasetConfig
+from r1ray.config.schema import Config, DatasetConfig, RewardsConfig
 from r1ray.errors import ConfigError
 
 
@@ -20,8 +20,7 @@ def validate(config: Config) -> None:
     _check_placement(config)
     _check_data("data.train", config.data.train)
     _check_data("data.eval", config.data.eval)
-    if not config.rewards.terms:
-        raise ConfigError("rewards.terms must name at least one reward, got none: e.g. [{name: accuracy}]")
+    _check_rewards(config.rewards)
 
 
 def _require(holds: bool, key: str, allowed: str, got: object, why: str) -> None:
@@ -42,6 +41,9 @@ def _check_ranges(config: Config) -> None:
         "rollout.max_completion_tokens": r.max_completion_tokens,
         "rollout.max_num_seqs": r.max_num_seqs,
         "rewards.num_workers": config.rewards.num_workers,
+        "rewards.num_judge_workers": config.rewards.num_judge_workers,
+        "rewards.num_inference_workers": config.rewards.num_inference_workers,
+        "sandbox.tmp_bytes": config.sandbox.tmp_bytes,
         "learner.num_processes": lr.num_processes,
         "learner.micro_batch_tokens": lr.micro_batch_tokens,
         "data.max_prompt_tokens": config.data.max_prompt_tokens,
@@ -64,6 +66,7 @@ def _check_ranges(config: Config) -> None:
         "rollout.group_timeout_s": r.group_timeout_s,
         "rollout.start_timeout_s": r.start_timeout_s,
         "rewards.time_limit_s": config.rewards.time_limit_s,
+        "rewards.batch_timeout_s": config.rewards.batch_timeout_s,
         "learner.start_timeout_s": lr.start_timeout_s,
         "learner.step_timeout_s": lr.step_timeout_s,
         "sync.timeout_s": config.sync.timeout_s,
@@ -145,6 +148,23 @@ def _check_placement(config: Config) -> None:
         config.train.max_staleness_steps,
         "colocated rollout and learning take turns on the same GPUs",
     )
+
+
+def _check_rewards(rewards: RewardsConfig) -> None:
+    gpus = rewards.gpus_per_inference_worker
+    _require(gpus >= 0, "rewards.gpus_per_inference_worker", ">= 0", gpus, "0 runs reward models on the CPU")
+    if not rewards.terms:
+        raise ConfigError("rewards.terms must name at least one reward, got none: e.g. [{name: accuracy}]")
+    for term in rewards.terms:
+        key = f"rewards.terms: from_step of {term.name!r}"
+        _require(term.from_step >= 0, key, ">= 0", term.from_step, "steps count from 0")
+        _require(
+            term.until_step is None or term.until_step > term.from_step,
+            f"rewards.terms: until_step of {term.name!r}",
+            f"> from_step = {term.from_step} or null",
+            term.until_step,
+            "the term would never apply",
+        )
 
 
 def _check_data(key: str, data: DatasetConfig) -> None:

@@ -120,6 +120,7 @@ class GrpoLoop:
                 seed=self.config.run.seed,
                 group_size=self.config.rollout.group_size,
                 sampling=self.sampling,
+                step=self.step + ahead * train.steps_per_rollout,
             )
             self.phases.append(Phase(self.next_phase, cursor, self.stream.open(requests)))
             self.next_phase += 1

@@ -166,6 +166,8 @@ def _phase_metrics(stats: _PhaseStats) -> dict[str, float]:
     values["grade/error_fraction"] = stats.errors / (count + stats.errors)
     names = sorted({name for g in stats.graded for name in g.grade.breakdown})
     for name in names:
-        mean = sum(g.grade.breakdown.get(name, 0.0) for g in stats.graded) / count
+        # Of the completions that the reward was for.
+        given = [g.grade.breakdown[name] for g in stats.graded if name in g.grade.breakdown]
+        mean = sum(given) / len(given)
         values["train/format_mean" if name == "format" else f"reward/{name}_mean"] = mean
     return values

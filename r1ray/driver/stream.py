@@ -16,7 +16,7 @@ from r1ray.driver.buffer import GroupBuffer
 from r1ray.errors import GraderError, Interrupted, RolloutError
 from r1ray.rewards.pool import GraderPool
 from r1ray.rollout.pool import RolloutPool
-from r1ray.types import Completion, Group, GroupRequest, Prompt, SamplingParams
+from r1ray.types import Completion, GradeRequest, Group, GroupRequest, Prompt, SamplingParams
 
 PUMP_WAIT_S = 0.05
 MAX_ATTEMPTS = 2
@@ -30,7 +30,7 @@ class Clock(Protocol):
 
 
 def make_requests(
-    prompts: Sequence[Prompt], *, namespace: str, seed: int, group_size: int, sampling: SamplingParams
+    prompts: Sequence[Prompt], *, namespace: str, seed: int, group_size: int, sampling: SamplingParams, step: int = 0
 ) -> list[GroupRequest]:
     """Ask for `group_size` completions of every prompt.
 
@@ -41,7 +41,7 @@ def make_requests(
     for index, prompt in enumerate(prompts):
         group_id = f"{namespace}/{index}/{prompt.prompt_id}"
         seeds = tuple(_seed(seed, group_id, i) for i in range(group_size))
-        requests.append(GroupRequest(group_id, prompt, sampling, seeds, tuple(range(group_size))))
+        requests.append(GroupRequest(group_id, prompt, sampling, seeds, tuple(range(group_size)), step))
     return requests
 
 
@@ -72,7 +72,7 @@ class CompletionStream:
         self._on_event = on_event
         self._interrupted = interrupted
         self._buffers: list[GroupBuffer] = []
-        self._prompts: dict[str, Prompt] = {}
+        self._requests: dict[str, GroupRequest] = {}
         self._deadlines: dict[str, tuple[float, int]] = {}
         self.tokens_received = 0
         self._generating_since: float | None = None
@@ -85,7 +85,7 @@ class CompletionStream:
         self._buffers.append(buffer)
         deadline = time.monotonic() + self._group_timeout_s
         for request in requests:
-            self._prompts[request.group_id] = request.prompt
+            self._requests[request.group_id] = request
             self._deadlines[request.group_id] = (deadline, 1)
         self._rollout.submit(requests)
         if self._generating_since is None:
@@ -147,10 +147,10 @@ class CompletionStream:
         self._resend_overdue()
 
     def _grade(self, completions: Sequence[Completion]) -> None:
-        wanted = [c for c in completions if c.group_id in self._prompts]
-        self.tokens_received += sum(len(c.completion_ids) for c in wanted)
+        wanted = [(request, c) for c in completions if (request := self._requests.get(c.group_id)) is not None]
+        self.tokens_received += sum(len(c.completion_ids) for _, c in wanted)
         if wanted:
-            self._graders.submit([(self._prompts[c.group_id], c) for c in wanted])
+            self._graders.submit([GradeRequest(request.prompt, c, request.step) for request, c in wanted])
 
     def _resend_overdue(self) -> None:
         now = time.monotonic()
@@ -188,5 +188,5 @@ class CompletionStream:
             )
 
     def _forget(self, group_id: str) -> None:
-        self._prompts.pop(group_id, None)
+        self._requests.pop(group_id, None)
         self._deadlines.pop(group_id, None)

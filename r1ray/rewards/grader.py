@@ -1,62 +1,117 @@
-"""Runs every reward on one completion and weighs the results into a grade.
+"""Runs rewards on completions: those of some lanes in a grader process, or all of them in any process.
 
-Works alone in any process; `pool.py` spreads graders over actors. Does not decide what an overlong
-completion earns: that is the driver's.
+    GradeRequest --Grader.run--> results by term --Combiner.combine--> Grade
+
+`pool.py` spreads graders over actors, one lane each, and combines what they return. Does not decide what an
+overlong completion earns: that is the driver's.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from r1ray.config.schema import RewardsConfig
-from r1ray.rewards.protocol import Reward, RewardResult
-from r1ray.rewards.registry import resolve
-from r1ray.types import Completion, Grade, Prompt, Verdict
+from r1ray.config.schema import RewardsConfig, SandboxConfig
+from r1ray.errors import SandboxError
+from r1ray.rewards.protocol import Lane, RewardResult
+from r1ray.rewards.registry import lane_of, needs_verdict, resolve
+from r1ray.rewards.terms import Term, first_verdict, name_terms, weigh
+from r1ray.types import Completion, Grade, GradeRequest, Prompt, Verdict
 
 logger = logging.getLogger(__name__)
 
+Results = dict[str, RewardResult]
 
-class Grader:
-    """The rewards of one config, ready to judge."""
 
-    def __init__(self, rewards: RewardsConfig) -> None:
-        """Resolve the reward terms.
+class Combiner:
+    """Knows which terms a completion needs, and makes its grade of their results."""
+
+    def __init__(self, rewards: RewardsConfig, sandbox: SandboxConfig) -> None:
+        """Resolve the terms that depend on a verdict; the others are the graders'.
 
         Raises:
             ConfigError: a term cannot be resolved.
         """
-        self._rewards = [resolve(term, rewards) for term in rewards.terms]
-        self._weights = [term.weight for term in rewards.terms]
-        self._names = breakdown_names([term.name for term in rewards.terms])
+        self.terms = name_terms(rewards.terms)
+        self._lanes = {id(term): lane_of(term.config.name) for term in self.terms}
+        late = [term for term in self.terms if needs_verdict(term.config.name)]
+        self._late = {id(term): resolve(term.config, rewards, sandbox) for term in late}
 
-    def grade(self, prompt: Prompt, completion: Completion) -> Grade:
-        """Grade one completion.
+    @property
+    def all_lanes(self) -> set[Lane]:
+        """Lanes that some term runs in."""
+        return {lane for key, lane in self._lanes.items() if key not in self._late}
 
-        Returns:
-            The weighted sum and every raw value; terms of weight 0 are run and reported too. The verdict is that
-            of the first reward that gives one, `error` if any reward failed; without any, `correct` stands for a
-            positive reward. An `error` grade has reward 0 and 0 for each reward that failed.
+    def applying(self, request: GradeRequest) -> list[Term]:
+        """Return the terms that apply to a completion."""
+        return [t for t in self.terms if t.applies(domain=request.prompt.domain, step=request.step)]
+
+    def lanes(self, request: GradeRequest) -> set[Lane]:
+        """Return the lanes whose graders a completion has to pass."""
+        return {self._lanes[id(term)] for term in self.applying(request) if id(term) not in self._late}
+
+    def combine(self, request: GradeRequest, results: Mapping[str, RewardResult]) -> Grade:
+        """Make the grade; verdict `error` where no term applies."""
+        terms = self.applying(request)
+        if not terms:
+            where = f"domain {request.prompt.domain!r} in step {request.step}"
+            return Grade(0.0, {}, Verdict.ERROR, f"cannot grade: no term of rewards.terms applies to {where}")
+        results = dict(results)
+        verdict = first_verdict(terms, results)
+        for term in terms:
+            reward = self._late.get(id(term))
+            if reward is not None:
+                results[term.key] = _guarded(term.key, reward.after, request, verdict)
+        return weigh(terms, results)
+
+    def fail(self, request: GradeRequest, detail: str) -> Grade:
+        """Return the grade of a completion that cannot be graded."""
+        return Grade(0.0, {term.key: 0.0 for term in self.applying(request)}, Verdict.ERROR, detail)
+
+
+class Grader:
+    """The rewards of one config, ready to judge. Not for use by several threads at once."""
+
+    def __init__(
+        self, rewards: RewardsConfig, sandbox: SandboxConfig | None = None, *, lanes: Sequence[Lane] = tuple(Lane)
+    ) -> None:
+        """Resolve the reward terms.
+
+        Args:
+            rewards: terms and limits.
+            sandbox: where programs run.
+            lanes: only terms of these are run by `run`.
+
+        Raises:
+            ConfigError: a term cannot be resolved.
         """
-        results = [
-            _run(name, reward, prompt, completion) for name, reward in zip(self._names, self._rewards, strict=True)
+        sandbox = sandbox or SandboxConfig()
+        self._combiner = Combiner(rewards, sandbox)
+        self._rewards: list[tuple[Term, Any]] = [
+            (term, resolve(term.config, rewards, sandbox))
+            for term in self._combiner.terms
+            if lane_of(term.config.name) in lanes and not needs_verdict(term.config.name)
         ]
-        breakdown = {name: result.value for name, result in zip(self._names, results, strict=True)}
-        failed = next((result for result in results if result.verdict is Verdict.ERROR), None)
-        if failed is not None:
-            return Grade(0.0, breakdown, Verdict.ERROR, failed.detail)
-        total = math.fsum(weight * result.value for weight, result in zip(self._weights, results, strict=True))
-        judging = next((result for result in results if result.verdict is not None), None)
-        if judging is None or judging.verdict is None:
-            detail = next((result.detail for result in results if result.detail), "")
-            return Grade(total, breakdown, Verdict.CORRECT if total > 0 else Verdict.WRONG, detail)
-        return Grade(total, breakdown, judging.verdict, judging.detail)
 
-    def grade_all(self, items: Sequence[tuple[Prompt, Completion]]) -> list[Grade]:
-        """Grade completions in order."""
-        return [self.grade(prompt, completion) for prompt, completion in items]
+    def run(self, requests: Sequence[GradeRequest]) -> list[Results]:
+        """Run the terms that apply to each completion; returns their results, in order.
+
+        Whatever goes wrong in a term becomes verdict `error`, never a wrong answer.
+        """
+        results: list[Results] = [{} for _ in requests]
+        for term, reward in self._rewards:
+            chosen = [i for i, r in enumerate(requests) if term.applies(domain=r.prompt.domain, step=r.step)]
+            given = _run_term(term.key, reward, [requests[i] for i in chosen])
+            for i, result in zip(chosen, given, strict=True):
+                results[i][term.key] = result
+        return results
+
+    def grade(self, prompt: Prompt, completion: Completion, *, step: int = 0) -> Grade:
+        """Grade one completion, as `weigh` says."""
+        request = GradeRequest(prompt, completion, step)
+        return self._combiner.combine(request, self.run([request])[0])
 
     def start(self) -> None:
         """Let the rewards start what takes time, such as child processes, without waiting for it."""
@@ -67,32 +122,42 @@ class Grader:
         self._call_all("close")
 
     def _call_all(self, method: str) -> None:
-        for reward in self._rewards:
+        for _, reward in self._rewards:
             call = getattr(reward, method, None)
             if callable(call):
                 call()
 
 
-def breakdown_names(names: Sequence[str]) -> list[str]:
-    """Return the key of each reward term in `Grade.breakdown`: `accuracy`, `format`, `format_2`, ..."""
-    seen: Counter[str] = Counter()
-    unique = []
-    for name in names:
-        seen[name] += 1
-        unique.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
-    return unique
-
-
-def _run(name: str, reward: Reward, prompt: Prompt, completion: Completion) -> RewardResult:
-    """Run one reward; whatever goes wrong becomes verdict `error`, never a wrong answer."""
+def _run_term(key: str, reward: Any, requests: Sequence[GradeRequest]) -> list[RewardResult]:
+    if not requests or not hasattr(reward, "score"):
+        return [_guarded(key, reward, request) for request in requests]
     try:
-        result = reward(prompt, completion)
-        if not isinstance(result, RewardResult):
-            result = RewardResult(float(result))
+        scored = list(reward.score([(request.prompt, request.completion) for request in requests]))
+        if len(scored) != len(requests):
+            raise ValueError(f"score returned {len(scored)} results for {len(requests)} completions")
     except Exception as error:  # the worker boundary: a user's reward may raise anything
-        logger.warning("reward %s failed on %s", name, completion.group_id, exc_info=True)
-        return RewardResult(0.0, Verdict.ERROR, f"reward {name} raised {type(error).__name__}: {error}")
+        logger.warning("reward %s failed on %d completions", key, len(requests), exc_info=True)
+        return [_failed(key, error)] * len(requests)
+    return [_checked(key, result, request) for result, request in zip(scored, requests, strict=True)]
+
+
+def _guarded(key: str, reward: Callable[..., Any], request: GradeRequest, *more: Any) -> RewardResult:
+    try:
+        return _checked(key, reward(request.prompt, request.completion, *more), request)
+    except SandboxError:
+        raise  # true of every program on this machine: the run stops, with the remedy
+    except Exception as error:  # the worker boundary: a user's reward may raise anything
+        logger.warning("reward %s failed on %s", key, request.completion.group_id, exc_info=True)
+        return _failed(key, error)
+
+
+def _failed(key: str, error: Exception) -> RewardResult:
+    return RewardResult(0.0, Verdict.ERROR, f"reward {key} raised {type(error).__name__}: {error}")
+
+
+def _checked(key: str, given: Any, request: GradeRequest) -> RewardResult:
+    result = given if isinstance(given, RewardResult) else RewardResult(float(given))
     if not math.isfinite(result.value):
-        logger.warning("reward %s returned %s on %s", name, result.value, completion.group_id)
-        return RewardResult(0.0, Verdict.ERROR, f"reward {name} returned {result.value}, which is not finite")
+        logger.warning("reward %s returned %s on %s", key, result.value, request.completion.group_id)
+        return RewardResult(0.0, Verdict.ERROR, f"reward {key} returned {result.value}, which is not finite")
     return result

@@ -11,68 +11,97 @@ import functools
 import importlib
 import inspect
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
-from r1ray.config.schema import RewardsConfig, RewardTerm
-from r1ray.errors import ConfigError
+from r1ray.config.schema import RewardsConfig, RewardTerm, SandboxConfig
+from r1ray.errors import ConfigError, DataError
 from r1ray.rewards.accuracy import AccuracyReward, check_task
 from r1ray.rewards.control import RandomReward
 from r1ray.rewards.format import FormatReward
-from r1ray.rewards.protocol import Reward
+from r1ray.rewards.protocol import Lane
+from r1ray.types import Prompt
 
-# Keyword arguments that a reward takes from RewardsConfig and not from its own options.
-_FROM_CONFIG: dict[str, tuple[str, ...]] = {"accuracy": ("time_limit_s", "memory_limit_bytes")}
-_OURS: dict[str, Callable[..., Reward]] = {"accuracy": AccuracyReward, "format": FormatReward, "random": RandomReward}
+# Constructor parameters that are filled from the config, where a term's options leave them out or may not give them.
+_FROM_CONFIG = ("time_limit_s", "memory_limit_bytes", "max_completion_tokens", "sandbox")
+_OURS: dict[str, Callable[..., Any]] = {"accuracy": AccuracyReward, "format": FormatReward, "random": RandomReward}
 
 
-def resolve(term: RewardTerm, rewards: RewardsConfig) -> Reward:
+def resolve(term: RewardTerm, rewards: RewardsConfig, sandbox: SandboxConfig) -> Any:
     """Return the reward that a term names, its options bound.
 
     Args:
         term: name and options.
         rewards: limits for rewards that work in a child process.
+        sandbox: where programs run.
+
+    Returns:
+        A `Reward`, `BatchReward` or `VerdictReward`.
 
     Raises:
         ConfigError: unknown name, module that cannot be imported, something that cannot be called, or options
             that do not fit.
     """
-    if ":" in term.name:
-        function = _import(term.name)
-        _check_options(term, function, given=2)
-        return functools.partial(function, **term.options) if term.options else cast(Reward, function)
-    if term.name not in _OURS:
-        near = difflib.get_close_matches(term.name, _OURS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "a function of your own is named module:function"
-        raise ConfigError(f"rewards.terms: name must be one of {', '.join(_OURS)}, got {term.name!r}: {hint}")
-    taken = {key: getattr(rewards, key) for key in _FROM_CONFIG.get(term.name, ())}
-    _check_options(term, _OURS[term.name], taken=taken)
+    found = _find(term.name)
+    if not inspect.isclass(found):
+        _check_options(term, found, given=2)
+        return functools.partial(found, **term.options) if term.options else found
+    offered = {"sandbox": sandbox} | {key: getattr(rewards, key) for key in _FROM_CONFIG if key != "sandbox"}
+    taken = {key: offered[key] for key in inspect.signature(found).parameters if key in offered}
+    _check_options(term, found, taken=taken)
     try:
-        return _OURS[term.name](**taken, **term.options)
+        return found(**taken, **term.options)
     except TypeError as error:
         raise ConfigError(f"rewards.terms: an option of {term.name!r} has the wrong type: {error}") from error
 
 
-def check_names(terms: Sequence[RewardTerm]) -> None:
+def lane_of(name: str) -> Lane:
+    """Return which processes a reward runs in."""
+    return Lane(getattr(_find(name), "lane", Lane.RULES))
+
+
+def needs_verdict(name: str) -> bool:
+    """Whether a reward comes after the verdict of the others."""
+    return hasattr(_find(name), "after")
+
+
+def _find(name: str) -> Callable[..., Any]:
+    if ":" in name:
+        return _import(name)
+    if name not in _OURS:
+        near = difflib.get_close_matches(name, _OURS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "a function of your own is named module:function"
+        raise ConfigError(f"rewards.terms: name must be one of {', '.join(_OURS)}, got {name!r}: {hint}")
+    return _OURS[name]
+
+
+def check_rewards(rewards: RewardsConfig, sandbox: SandboxConfig) -> None:
     """Refuse terms that could not be resolved or weighed; imports the modules that users name.
 
     Raises:
         ConfigError: as for `resolve`, or a weight that is not finite.
     """
-    for term in terms:
-        resolve(term, RewardsConfig())
+    for term in rewards.terms:
+        resolve(term, rewards, sandbox)
         if not math.isfinite(term.weight):
             raise ConfigError(f"rewards.terms: weight of {term.name!r} must be finite, got {term.weight}")
 
 
-def check_tasks(terms: Sequence[RewardTerm], tasks: Iterable[str]) -> None:
-    """Refuse tasks that the rewards cannot judge; to be called with the tasks of a dataset before a run.
+def check_prompts(rewards: RewardsConfig, prompts: Iterable[Prompt]) -> None:
+    """Refuse prompts that the rewards cannot judge; to be called with a dataset before a run.
 
     Raises:
-        DataError: names the task and those supported.
+        DataError: a task that the accuracy reward does not know, or a domain that no term is for.
     """
-    if any(term.name == "accuracy" for term in terms):
-        for task in sorted(set(tasks)):
+    for domain, task in sorted({(prompt.domain, prompt.task) for prompt in prompts}):
+        fitting = [term for term in rewards.terms if not term.domains or domain in term.domains]
+        if not fitting:
+            named = ", ".join(sorted({name for term in rewards.terms for name in term.domains}))
+            raise DataError(
+                f"no term of rewards.terms is for prompts of domain {domain!r}, only for {named}: add a term with "
+                f"domains: [{domain}], or one without domains"
+            )
+        if any(term.name == "accuracy" for term in fitting):
             check_task(task)
 
 

@@ -34,7 +34,7 @@ from r1ray.learner.protocol import LearnerOptions
 from r1ray.models.locate import locate_model
 from r1ray.models.tokenizer import load_tokenizer
 from r1ray.rewards.pool import GraderPool
-from r1ray.rewards.registry import check_names, check_tasks
+from r1ray.rewards.registry import check_prompts, check_rewards
 from r1ray.rollout.pool import RolloutPool
 from r1ray.rollout.protocol import EngineOptions
 from r1ray.tracking.console import RunConsole
@@ -67,7 +67,7 @@ def train_grpo(config: Config) -> Summary:
     Raises:
         R1RayError: with a message for the user; the run directory holds what was done until then.
     """
-    check_names(config.rewards.terms)
+    check_rewards(config.rewards, config.sandbox)
     run_dir = RunDirectory(config.run.dir)
     inputs = _prepare_inputs(config)
     run_dir.create(resume=config.resume)
@@ -154,7 +154,7 @@ def _prepare_inputs(config: Config) -> Inputs:
     builder = PromptBuilder(tokenizer, config.template, config.data.max_prompt_tokens)
     held_out = builder.build_all(open_source(config.data.eval))
     cursor = PromptCursor(open_source(config.data.train), builder, config.run.seed, config.data.shuffle)
-    check_tasks(config.rewards.terms, {prompt.task for prompt in held_out})
+    check_prompts(config.rewards, held_out)
     return Inputs(model_path, cursor, held_out)
 
 
@@ -194,7 +194,10 @@ def _start_parts(config: Config, inputs: Inputs, *, stack: ExitStack, console: R
     )
     stack.callback(rollout.shutdown)
     graders = GraderPool(
-        config.rewards, on_event=events.write, num_cpus_per_worker=1.0 if placement.device == "cuda" else 0.0
+        config.rewards,
+        config.sandbox,
+        on_event=events.write,
+        num_cpus_per_worker=1.0 if placement.device == "cuda" else 0.0,
     )
     stack.callback(graders.shutdown)
     rollout.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -23,6 +24,9 @@ SCHEMA = pa.schema(
         pa.field("question", pa.string(), nullable=False),
         pa.field("prompt_text", pa.string(), nullable=False),
         pa.field("answer", pa.string()),
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("domain", pa.string(), nullable=False),
+        pa.field("metadata", pa.string(), nullable=False),
         pa.field("completion", pa.string(), nullable=False),
         pa.field("completion_ids", pa.list_(pa.int32()), nullable=False),
         pa.field("rollout_logprobs", pa.list_(pa.float32()), nullable=False),
@@ -49,6 +53,7 @@ class RolloutRow:
 
     Attributes:
         step: the step that the completion was sampled for.
+        metadata: the prompt's further columns as JSON.
         rollout_logprobs: [C], kept as float32.
         advantage: None where none was computed.
         used: whether it was trained on.
@@ -62,6 +67,9 @@ class RolloutRow:
     question: str
     prompt_text: str
     answer: str | None
+    task: str
+    domain: str
+    metadata: str
     completion: str
     completion_ids: tuple[int, ...]
     rollout_logprobs: tuple[float, ...]
@@ -120,6 +128,9 @@ def _row(
         question=prompt.question,
         prompt_text=prompt.text,
         answer=prompt.answer,
+        task=prompt.task,
+        domain=prompt.domain,
+        metadata=json.dumps(prompt.metadata, default=str),
         completion=completion.text,
         completion_ids=completion.completion_ids,
         rollout_logprobs=completion.rollout_logprobs,

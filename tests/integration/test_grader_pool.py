@@ -2,6 +2,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from r1ray.driver.placement import start_local_ray
 from r1ray.errors import GraderError
 from r1ray.rewards import pool as pool_module
 from r1ray.rewards.pool import GraderPool
-from r1ray.types import Completion, Grade, Prompt, Verdict
+from r1ray.rewards.protocol import RewardResult
+from r1ray.types import Completion, Grade, GradeRequest, Prompt, Verdict
 
 PROMPT = Prompt("p", "q", "q", (), "2")
 HERE = Path(__file__)
@@ -37,6 +39,22 @@ def fragile(prompt, completion):
     return 1.0
 
 
+class Together:
+    """A reward model of the tests: knows how many it judged at a time."""
+
+    lane = "inference"
+
+    def score(self, items):
+        return [RewardResult(float(len(items))) for _ in items]
+
+
+class Signed:
+    """Depends on the verdict, and is asked in the driver."""
+
+    def after(self, prompt, completion, verdict):
+        return 1.0 if verdict is Verdict.CORRECT else -1.0
+
+
 FRAGILE = RewardTerm(f"{HERE.stem}:fragile")
 
 
@@ -51,7 +69,8 @@ def cluster():
 
 
 @pytest.fixture
-def make_pool():
+def make_pool(monkeypatch):
+    monkeypatch.syspath_prepend(str(HERE.parent))
     pools = []
     events = []
 
@@ -79,8 +98,9 @@ def drain(pool: GraderPool) -> dict[int, Grade]:
 def test_every_item_is_graded_once_by_several_actors(make_pool):
     pool, events = make_pool([RewardTerm("accuracy"), RewardTerm("format")])
     texts = ["<think>a</think> <answer>2</answer>", "the answer is 3", r"\boxed{4/2}"]
-    items = [(PROMPT, completion(i, texts[i % 3])) for i in range(60)]
-    assert pool.submit(items[:40]) != pool.submit(items[40:])
+    items = [GradeRequest(PROMPT, completion(i, texts[i % 3])) for i in range(60)]
+    pool.submit(items[:40])
+    pool.submit(items[40:])
     assert pool.outstanding_items == 60
     grades = drain(pool)
     assert sorted(grades) == list(range(60))
@@ -97,10 +117,33 @@ def test_the_work_is_spread_and_no_actor_imports_torch(make_pool):
     until = time.monotonic() + DEADLINE_S
     while len(pids) < 2:
         assert time.monotonic() < until
-        pool.submit([(PROMPT, completion(i, "pid")) for i in range(8)])
+        pool.submit([GradeRequest(PROMPT, completion(i, "pid")) for i in range(8)])
         pids |= {grade.reward for grade in drain(pool).values()}
-    pool.submit([(PROMPT, completion(i, "torch")) for i in range(8)])
+    pool.submit([GradeRequest(PROMPT, completion(i, "torch")) for i in range(8)])
     assert {grade.reward for grade in drain(pool).values()} == {0.0}
+
+
+def test_results_of_several_lanes_make_one_grade(make_pool):
+    mine = HERE.stem
+    terms = [
+        RewardTerm("accuracy", domains=["math"]),
+        RewardTerm(f"{mine}:Together", 0.0, domains=["general"]),
+        RewardTerm(f"{mine}:Signed", 10.0, domains=["math"]),
+        RewardTerm(f"{mine}:Together", 0.5, domains=["math"], from_step=3),
+    ]
+    pool, events = make_pool(terms)
+    general = replace(PROMPT, domain="general")
+    pool.submit([GradeRequest(PROMPT, completion(0, r"\boxed{2}")), GradeRequest(general, completion(1, "hello"))])
+    pool.submit([GradeRequest(PROMPT, completion(2, r"\boxed{3}"), step=3)])
+    pool.submit([GradeRequest(replace(PROMPT, domain="poetry"), completion(3, "hello"))])
+    grades = drain(pool)
+    assert grades[0].breakdown == {"accuracy": 1.0, f"{mine}:Signed": 1.0}
+    assert (grades[0].reward, grades[0].verdict) == (11.0, Verdict.CORRECT)
+    assert set(grades[1].breakdown) == {f"{mine}:Together"}
+    batch = grades[2].breakdown[f"{mine}:Together"]
+    assert grades[2].reward == -10.0 + 0.5 * batch
+    assert grades[3].verdict is Verdict.ERROR
+    assert events == []
 
 
 def test_polling_an_idle_pool_returns_at_once(make_pool):
@@ -112,10 +155,10 @@ def test_polling_an_idle_pool_returns_at_once(make_pool):
 
 def test_a_killed_actor_is_replaced_and_nothing_is_lost(make_pool):
     pool, events = make_pool([FRAGILE])
-    pool.submit([(PROMPT, completion(0, "pid"))])
+    pool.submit([GradeRequest(PROMPT, completion(0, "pid"))])
     pid = int(drain(pool)[0].reward)
     os.kill(pid, signal.SIGKILL)
-    pool.submit([(PROMPT, completion(i, "fine")) for i in range(40)])
+    pool.submit([GradeRequest(PROMPT, completion(i, "fine")) for i in range(40)])
     grades = drain(pool)
     assert sorted(grades) == list(range(40))
     assert {grade.reward for grade in grades.values()} == {1.0}
@@ -126,7 +169,7 @@ def test_a_killed_actor_is_replaced_and_nothing_is_lost(make_pool):
 
 def test_only_the_poisonous_completion_is_given_up(make_pool):
     pool, events = make_pool([FRAGILE])
-    pool.submit([(PROMPT, completion(i, "poison" if i == 7 else "fine")) for i in range(24)])
+    pool.submit([GradeRequest(PROMPT, completion(i, "poison" if i == 7 else "fine")) for i in range(24)])
     grades = drain(pool)
     assert sorted(grades) == list(range(24))
     assert [i for i, grade in grades.items() if grade.verdict is Verdict.ERROR] == [7]
@@ -139,7 +182,7 @@ def test_a_reward_that_hangs_is_cut_off_at_its_deadline(make_pool, monkeypatch):
     monkeypatch.setattr(pool_module, "_CHUNK_SLACK_S", 0.0)
     monkeypatch.setattr(pool_module, "_ITEM_SLACK_S", 0.0)
     pool, events = make_pool([FRAGILE])
-    pool.submit([(PROMPT, completion(i, "hang" if i == 1 else "fine")) for i in range(4)])
+    pool.submit([GradeRequest(PROMPT, completion(i, "hang" if i == 1 else "fine")) for i in range(4)])
     grades = drain(pool)
     assert {i: grade.verdict is Verdict.ERROR for i, grade in grades.items()} == {0: False, 1: True, 2: False, 3: False}
     assert "deadline" in events[0][1]["reason"]
@@ -147,6 +190,6 @@ def test_a_reward_that_hangs_is_cut_off_at_its_deadline(make_pool, monkeypatch):
 
 def test_too_many_restarts_stop_the_run(make_pool):
     pool, _ = make_pool([FRAGILE], num_workers=1, max_restarts=1)
-    pool.submit([(PROMPT, completion(0, "poison"))])
+    pool.submit([GradeRequest(PROMPT, completion(0, "poison"))])
     with pytest.raises(GraderError, match=r"rewards.max_restarts allows 1 restarts"):
         drain(pool)

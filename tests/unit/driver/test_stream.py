@@ -9,7 +9,7 @@ import pytest
 from r1ray.driver.buffer import GroupBuffer
 from r1ray.driver.stream import CompletionStream, make_requests
 from r1ray.errors import GraderError, Interrupted, RolloutError
-from r1ray.types import Completion, Grade, GroupRequest, Prompt, SamplingParams, Verdict
+from r1ray.types import Completion, Grade, GradeRequest, GroupRequest, Prompt, SamplingParams, Verdict
 
 SAMPLING = SamplingParams(1.0, 1.0, 8)
 
@@ -59,8 +59,8 @@ class FakeGraders:
         self.items: list[Completion] = []
         self.verdict = verdict
 
-    def submit(self, items: list[tuple[Prompt, Completion]]) -> None:
-        self.items += [c for _, c in items]
+    def submit(self, requests: list[GradeRequest]) -> None:
+        self.items += [request.completion for request in requests]
 
     def poll(self, timeout_s: float) -> list[tuple[Completion, Grade]]:
         done, self.items = self.items, []

@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import pytest
 
 from r1ray.config.schema import RewardsConfig, RewardTerm
 from r1ray.rewards.grader import Grader
 from r1ray.rewards.protocol import RewardResult
-from r1ray.types import Completion, Prompt, Verdict
+from r1ray.rewards.terms import name_terms
+from r1ray.types import Completion, GradeRequest, Prompt, Verdict
 
 PROMPT = Prompt("p", "q", "q", (), "2")
 HERE = __name__
@@ -38,10 +41,10 @@ def returning_text(prompt, completion):
     return "good"
 
 
-def grade(terms, one):
+def grade(terms, one, *, prompt=PROMPT, step=0):
     grader = Grader(RewardsConfig(terms=terms))
     try:
-        return grader.grade(PROMPT, one)
+        return grader.grade(prompt, one, step=step)
     finally:
         grader.close()
 
@@ -94,8 +97,90 @@ def test_a_reward_that_fails_is_an_error_and_never_a_wrong_answer(function, mess
     assert result.breakdown == {"accuracy": 1.0, f"{HERE}:{function}": 0.0}
 
 
-def test_grades_keep_the_order_of_their_items():
+def test_results_keep_the_order_of_their_items():
     grader = Grader(RewardsConfig(terms=[RewardTerm("accuracy")]))
-    grades = grader.grade_all([(PROMPT, one) for one in (RIGHT, WRONG, BARE)])
-    assert [each.reward for each in grades] == [1.0, 0.0, 1.0]
+    results = grader.run([GradeRequest(PROMPT, one) for one in (RIGHT, WRONG, BARE)])
+    assert [each["accuracy"].value for each in results] == [1.0, 0.0, 1.0]
     grader.close()
+
+
+class ByVerdict:
+    """1 for a right answer, -1 for a wrong one, 0 where nothing judged."""
+
+    def after(self, prompt, completion, verdict):
+        return {Verdict.CORRECT: 1.0, Verdict.WRONG: -1.0, None: 0.0}[verdict]
+
+
+class Lengths:
+    """Judges many at a time."""
+
+    lane = "inference"
+
+    def score(self, items):
+        return [RewardResult(float(len(completion.text))) for _, completion in items]
+
+
+class TooFew(Lengths):
+    """Loses one."""
+
+    def score(self, items):
+        return super().score(items)[1:]
+
+
+@pytest.mark.parametrize(("one", "value"), [(RIGHT, 1.0), (WRONG, -1.0)])
+def test_a_reward_may_depend_on_the_verdict_wherever_it_stands(one, value):
+    result = grade([RewardTerm(f"{HERE}:ByVerdict"), RewardTerm("accuracy", 0.0)], one)
+    assert result.breakdown[f"{HERE}:ByVerdict"] == result.reward == value
+
+
+def test_a_reward_that_depends_on_the_verdict_is_told_when_nothing_judged():
+    assert grade([RewardTerm(f"{HERE}:ByVerdict"), RewardTerm("format")], RIGHT).reward == 1.0
+
+
+def test_a_batch_reward_sees_only_the_completions_it_is_for():
+    grader = Grader(RewardsConfig(terms=[RewardTerm(f"{HERE}:Lengths", domains=["general"])]))
+    general = replace(PROMPT, domain="general")
+    results = grader.run([GradeRequest(p, completion("x" * n)) for p, n in ((general, 3), (PROMPT, 4), (general, 5))])
+    assert [{key: result.value for key, result in each.items()} for each in results] == [
+        {f"{HERE}:Lengths": 3.0},
+        {},
+        {f"{HERE}:Lengths": 5.0},
+    ]
+
+
+def test_a_batch_reward_that_loses_completions_is_an_error():
+    result = grade([RewardTerm(f"{HERE}:TooFew")], RIGHT)
+    assert result.verdict is Verdict.ERROR
+    assert "0 results for 1 completions" in result.detail
+
+
+def test_terms_apply_by_domain_and_step():
+    terms = [
+        RewardTerm("accuracy", domains=["math", "stem"]),
+        RewardTerm("format", 0.5),
+        RewardTerm(f"{HERE}:minus_one", domains=["math"], from_step=400, until_step=500),
+    ]
+    mine = f"{HERE}:minus_one"
+    assert grade(terms, RIGHT).breakdown == {"accuracy": 1.0, "format": 1.0}
+    assert grade(terms, RIGHT, step=399).reward == 1.5
+    assert grade(terms, RIGHT, step=400).breakdown == {"accuracy": 1.0, "format": 1.0, mine: -1.0}
+    assert grade(terms, RIGHT, step=400).reward == 0.5
+    assert grade(terms, RIGHT, step=500).breakdown == {"accuracy": 1.0, "format": 1.0}
+    assert grade(terms, RIGHT, prompt=replace(PROMPT, domain="general"), step=450).breakdown == {"format": 1.0}
+
+
+def test_a_completion_that_no_term_is_for_cannot_be_graded():
+    result = grade([RewardTerm("format", domains=["general"])], RIGHT)
+    assert result.verdict is Verdict.ERROR
+    assert "no term of rewards.terms applies to domain 'math' in step 0" in result.detail
+
+
+def test_terms_that_never_meet_share_a_name():
+    terms = [
+        RewardTerm("format", domains=["math"]),
+        RewardTerm("format", domains=["code"], options={"style": "r1"}),
+        RewardTerm("format", domains=["code"], from_step=5),
+        RewardTerm("accuracy", until_step=5),
+        RewardTerm("accuracy", from_step=5),
+    ]
+    assert [term.key for term in name_terms(terms)] == ["format", "format", "format_2", "accuracy", "accuracy"]
