@@ -67,6 +67,22 @@ def show_config(config: ConfigPath, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def grade(
+    source: Annotated[str, typer.Argument(help="JSONL or parquet file, or a run directory", metavar="IN")],
+    out: Annotated[Path, typer.Argument(help="JSONL or parquet file to write", metavar="OUT")],
+    overrides: Overrides = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="names the rewards; without it, by what each row brings")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace OUT and grade everything anew")] = False,
+) -> None:
+    """Grade stored completions; an interrupted run goes on where it stopped."""
+    from r1ray.stages.grade import grade_files
+
+    grade_files(source, out, config_path=config, overrides=overrides or [], overwrite=overwrite)
+
+
+@app.command()
 def report(run: Annotated[str, typer.Argument(help="run directory", metavar="RUN_DIR")]) -> None:
     """Write report.html of a run anew and print where it is."""
     from r1ray.tracking.report import write_report

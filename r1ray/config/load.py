@@ -23,15 +23,20 @@ from r1ray.errors import ConfigError
 EXTENDS = "extends"
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
     """Return the resolved and validated configuration of `path` with `key=value` overrides applied.
+
+    Args:
+        path: YAML file; None: the schema's defaults.
+        overrides: applied in order.
 
     Raises:
         ConfigError: missing file, bad YAML, unknown key, wrong type or impossible combination.
     """
     schema = OmegaConf.structured(Config)
     merged = schema
-    for source, layer in [*_file_layers(Path(path)), *_override_layers(overrides)]:
+    files = _file_layers(Path(path)) if path is not None else []
+    for source, layer in [*files, *_override_layers(overrides)]:
         _refuse_unknown_keys(layer, schema, source=source)
         try:
             merged = OmegaConf.merge(merged, layer)
@@ -40,7 +45,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     try:
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
-        raise ConfigError(_type_message(error, str(path))) from None
+        raise ConfigError(_type_message(error, str(path or "defaults"))) from None
     assert isinstance(config, Config)
     validate(config)
     return config

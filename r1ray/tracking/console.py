@@ -55,7 +55,7 @@ class RunConsole:
             clock: monotonic seconds.
         """
         console = Console() if console is None else console
-        self._console = console if console.is_terminal else _plain(console)
+        self._console = console if console.is_terminal else plain_console(console)
         self._total_steps = total_steps
         self._clock = clock
         self._step_seconds: list[float] = []
@@ -103,7 +103,7 @@ class RunConsole:
             self._progress.update(self._completions_bar, visible=False)
         elif self._step_seconds and step < self._total_steps:
             mean_s = sum(self._step_seconds) / len(self._step_seconds)
-            line += f"  eta {_duration(mean_s * (self._total_steps - step))}"
+            line += f"  eta {duration(mean_s * (self._total_steps - step))}"
         self.message(line)
 
     def summary(self, summary: Summary) -> None:
@@ -111,7 +111,7 @@ class RunConsole:
         self._console.print(summary_table(summary))
         self.message(
             f"{summary.steps:,} steps, {summary.samples:,} samples, {summary.completion_tokens:,} completion tokens"
-            f" | train {_duration(summary.train_s)}, eval {_duration(summary.eval_s)}"
+            f" | train {duration(summary.train_s)}, eval {duration(summary.eval_s)}"
             f" | {summary.samples_per_s:,.2f} samples/s, {summary.completion_tokens_per_s:,.0f} tokens/s"
         )
         if summary.events:
@@ -161,7 +161,7 @@ def summary_table(summary: Summary) -> Table:
     return table
 
 
-def _plain(console: Console) -> Console:
+def plain_console(console: Console) -> Console:
     """Return a console on the same file that never styles and does not break lines at 80 columns."""
     return Console(
         file=console.file,
@@ -187,7 +187,8 @@ def _change(before: float | None, after: float | None, *, scale: float, unit: st
     return "-" if before is None or after is None else f"{scale * (after - before):+,.1f}{unit}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return seconds as people read them."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
