@@ -82,6 +82,8 @@ PANELS = (
     Panel(_SPEED, "Dropped groups", (("train/dropped_groups", "per step"),), zero=True),
 )
 
+_REWARD_PREFIXES = ("reward/", "grade/")
+
 # What the head of the page says about the config: (label, dotted key).
 _CONFIG_HEAD = (
     ("model", "model.path"),
@@ -159,11 +161,15 @@ def phase_panel(lines: Sequence[MetricLine]) -> Panel:
 
 
 def other_panels(lines: Sequence[MetricLine], panels: Sequence[Panel]) -> list[Panel]:
-    """Return a panel for each metric that `panels` leave out."""
+    """Return a panel for each metric that `panels` leave out, rewards first."""
     shown = {name for panel in panels for name, _ in panel.metrics}
     shown |= {"policy_version", "eval/pass_at_1_stderr"}
     names = [name for name in metric_names(lines) if name not in shown]
-    return [Panel("Other metrics", name, ((name, ""),)) for name in names[:MAX_OTHER_METRICS]]
+    names.sort(key=lambda name: not name.startswith(_REWARD_PREFIXES))
+    titled = [
+        ("Rewards and verdicts" if name.startswith(_REWARD_PREFIXES) else "Other metrics", name) for name in names
+    ]
+    return [Panel(section, name, ((name, ""),)) for section, name in titled[:MAX_OTHER_METRICS]]
 
 
 def _place(bucket: Sequence[MetricLine]) -> int:

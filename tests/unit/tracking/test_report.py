@@ -60,6 +60,19 @@ def run_dir() -> RunDirectory:
     return RunDirectory(f"memory://{uuid4().hex}/my-run")
 
 
+def test_rewards_have_a_section_before_other_metrics(run_dir: RunDirectory) -> None:
+    log = MetricsLog(run_dir)
+    log.write(1, {"own/x": 1.0, "reward/language_mean": 0.5, "grade/timeout_fraction": 0.1})
+    log.close()
+    panels = _report(run_dir)[0]["panels"]
+    sections = [(panel["section"], panel["title"]) for panel in panels][-3:]
+    assert sections == [
+        ("Rewards and verdicts", "grade/timeout_fraction"),
+        ("Rewards and verdicts", "reward/language_mean"),
+        ("Other metrics", "own/x"),
+    ]
+
+
 def test_the_page_holds_every_curve_and_draws_each_named_metric(run_dir: RunDirectory) -> None:
     metrics = MetricsLog(run_dir)
     names = sorted({name for panel in PANELS for name, _ in panel.metrics} | {"time/step_s", "time/rollout_s", "own/x"})
