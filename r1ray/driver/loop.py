@@ -58,7 +58,7 @@ class GrpoLoop:
         weights: WeightSync,
         recorder: StepRecorder,
         checkpoints: CheckpointStore,
-        evaluate: Callable[[], dict[str, float]],
+        evaluate: Callable[[int], dict[str, float]],
         state: RunState,
     ) -> None:
         self.config = config
@@ -82,10 +82,10 @@ class GrpoLoop:
         """
         try:
             if self.step == 0:
-                self.recorder.record_evaluation(self.evaluate())
+                self.recorder.record_evaluation(self.evaluate(self.step))
             elif self.evaluation_due and self.recorder.reopen():
                 # The run was interrupted before this evaluation was done.
-                self.recorder.add(**self.evaluate())
+                self.recorder.add(**self.evaluate(self.step))
                 self.recorder.flush()
             while self.step < self.config.train.steps:
                 self.open_phases()
@@ -96,7 +96,7 @@ class GrpoLoop:
                     self.finish_step(phase)
                 self.sync()
                 if self.evaluation_due:
-                    self.recorder.add(**self.evaluate())
+                    self.recorder.add(**self.evaluate(self.step))
                 self.recorder.flush()
                 self.checkpoint_if_due()
         except Interrupted:

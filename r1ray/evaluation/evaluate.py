@@ -9,7 +9,7 @@ from r1ray.evaluation.metrics import evaluation_metrics
 from r1ray.tracking.timers import Timers
 from r1ray.types import Group, Prompt, SamplingParams
 
-Sampler = Callable[[Sequence[Prompt], SamplingParams, int], Iterable[Group]]
+Sampler = Callable[[Sequence[Prompt], SamplingParams, int, int], Iterable[Group]]
 
 
 class HeldOutEvaluation:
@@ -24,7 +24,7 @@ class HeldOutEvaluation:
             prompts: held out.
             config: sampling of the evaluation.
             rollout: of training, for what `config` leaves open.
-            sample: turns prompts into graded groups of the given size.
+            sample: turns prompts into graded groups of the given size, by the rewards of the given step.
             timers: get the seconds as phase `eval`.
         """
         self._prompts = prompts
@@ -38,8 +38,8 @@ class HeldOutEvaluation:
         self._sample = sample
         self._timers = timers
 
-    def __call__(self) -> dict[str, float]:
-        """Return the metrics of the policy that the workers hold now."""
+    def __call__(self, step: int) -> dict[str, float]:
+        """Return the metrics of the policy that the workers hold now, judged by the rewards of a step."""
         with self._timers.phase("eval"):
-            groups = list(self._sample(self._prompts, self._sampling, self._group_size))
+            groups = list(self._sample(self._prompts, self._sampling, self._group_size, step))
             return evaluation_metrics(groups, expected_completions=len(self._prompts) * self._group_size)

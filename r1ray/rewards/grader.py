@@ -53,11 +53,14 @@ class Combiner:
         return {self._lanes[id(term)] for term in self.applying(request) if id(term) not in self._late}
 
     def combine(self, request: GradeRequest, results: Mapping[str, RewardResult]) -> Grade:
-        """Make the grade; verdict `error` where no term applies."""
+        """Make the grade: verdict `error` where no term is for the domain, reward 0 where none applies in this step."""
         terms = self.applying(request)
         if not terms:
-            where = f"domain {request.prompt.domain!r} in step {request.step}"
-            return Grade(0.0, {}, Verdict.ERROR, f"cannot grade: no term of rewards.terms applies to {where}")
+            domain = request.prompt.domain
+            if not any(term.in_domain(domain) for term in self.terms):
+                detail = f"cannot grade: no term of rewards.terms is for domain {domain!r}"
+                return Grade(0.0, {}, Verdict.ERROR, detail)
+            return Grade(0.0, {}, Verdict.WRONG, f"no term for domain {domain!r} applies in step {request.step}")
         results = dict(results)
         verdict = first_verdict(terms, results)
         for term in terms:

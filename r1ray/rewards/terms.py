@@ -21,11 +21,14 @@ class Term:
     key: str
     config: RewardTerm
 
+    def in_domain(self, domain: str) -> bool:
+        """Whether the term is for prompts of a domain."""
+        return not self.config.domains or domain in self.config.domains
+
     def applies(self, *, domain: str, step: int) -> bool:
         """Whether the term counts for prompts of a domain in an optimizer step."""
-        config = self.config
-        in_domain = not config.domains or domain in config.domains
-        return in_domain and config.from_step <= step and (config.until_step is None or step < config.until_step)
+        first, end = self.config.from_step, self.config.until_step
+        return self.in_domain(domain) and first <= step and (end is None or step < end)
 
 
 def name_terms(terms: Sequence[RewardTerm]) -> list[Term]:

@@ -159,9 +159,9 @@ def _prepare_inputs(config: Config) -> Inputs:
 
 
 def _sample(
-    stream: CompletionStream, seed: int, prompts: Sequence[Prompt], sampling: SamplingParams, group_size: int
+    stream: CompletionStream, seed: int, prompts: Sequence[Prompt], sampling: SamplingParams, group_size: int, step: int
 ) -> Iterable[Group]:
-    requests = make_requests(prompts, namespace="eval", seed=seed, group_size=group_size, sampling=sampling)
+    requests = make_requests(prompts, namespace="eval", seed=seed, group_size=group_size, sampling=sampling, step=step)
     return stream.groups(stream.open(requests))
 
 

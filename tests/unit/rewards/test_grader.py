@@ -172,7 +172,13 @@ def test_terms_apply_by_domain_and_step():
 def test_a_completion_that_no_term_is_for_cannot_be_graded():
     result = grade([RewardTerm("format", domains=["general"])], RIGHT)
     assert result.verdict is Verdict.ERROR
-    assert "no term of rewards.terms applies to domain 'math' in step 0" in result.detail
+    assert "no term of rewards.terms is for domain 'math'" in result.detail
+
+
+def test_before_its_rewards_enter_a_completion_earns_nothing():
+    result = grade([RewardTerm("format", from_step=400)], RIGHT, step=399)
+    assert (result.reward, result.breakdown, result.verdict) == (0.0, {}, Verdict.WRONG)
+    assert "no term for domain 'math' applies in step 399" in result.detail
 
 
 def test_terms_that_never_meet_share_a_name():
