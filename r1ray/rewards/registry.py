@@ -18,13 +18,30 @@ from r1ray.config.schema import RewardsConfig, RewardTerm, SandboxConfig
 from r1ray.errors import ConfigError, DataError
 from r1ray.rewards.accuracy import AccuracyReward, check_task
 from r1ray.rewards.control import RandomReward
-from r1ray.rewards.format import FormatReward
+from r1ray.rewards.format import FormatReward, TagCountReward
+from r1ray.rewards.language import LanguageReward
+from r1ray.rewards.length import CosineReward, LengthReward, OverlongReward
+from r1ray.rewards.llm_judge import LLMJudgeReward
 from r1ray.rewards.protocol import Lane
+from r1ray.rewards.repetition import RepetitionReward
+from r1ray.rewards.reward_model import RewardModelReward
 from r1ray.types import Prompt
 
 # Constructor parameters that are filled from the config, where a term's options leave them out or may not give them.
 _FROM_CONFIG = ("time_limit_s", "memory_limit_bytes", "max_completion_tokens", "sandbox")
-_OURS: dict[str, Callable[..., Any]] = {"accuracy": AccuracyReward, "format": FormatReward, "random": RandomReward}
+_OURS: dict[str, Callable[..., Any]] = {
+    "accuracy": AccuracyReward,
+    "format": FormatReward,
+    "tag_count": TagCountReward,
+    "language": LanguageReward,
+    "overlong": OverlongReward,
+    "length": LengthReward,
+    "cosine": CosineReward,
+    "repetition": RepetitionReward,
+    "llm_judge": LLMJudgeReward,
+    "reward_model": RewardModelReward,
+    "random": RandomReward,
+}
 
 
 def resolve(term: RewardTerm, rewards: RewardsConfig, sandbox: SandboxConfig) -> Any:
