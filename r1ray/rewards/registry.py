@@ -28,7 +28,7 @@ from r1ray.rewards.reward_model import RewardModelReward
 from r1ray.types import Prompt
 
 # Constructor parameters that are filled from the config, where a term's options leave them out or may not give them.
-_FROM_CONFIG = ("time_limit_s", "memory_limit_bytes", "max_completion_tokens", "sandbox")
+_FROM_CONFIG = ("time_limit_s", "memory_limit_bytes", "max_completion_tokens", "batch_timeout_s", "sandbox")
 _OURS: dict[str, Callable[..., Any]] = {
     "accuracy": AccuracyReward,
     "format": FormatReward,

@@ -2,10 +2,11 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
-from r1ray.errors import DataError
+from r1ray.errors import ConfigError, DataError
 from r1ray.rewards.accuracy import AccuracyReward
 from r1ray.types import Completion, Prompt, Verdict
 
@@ -86,12 +87,12 @@ def test_wrong_answers_are_wrong(accuracy, answer, gold):
     assert (result.value, result.verdict) == (0.0, Verdict.WRONG), result.detail
 
 
-@pytest.mark.parametrize("answer", ["", "???", r"\frac{", "hello dear world", "9" * 5000])
+@pytest.mark.parametrize("answer", ["", "???", r"\frac{", "9" * 5000])
 def test_answers_that_say_nothing_are_unparseable(accuracy, answer):
     assert accuracy(prompt("x"), completion(answer)).verdict is Verdict.UNPARSEABLE
 
 
-@pytest.mark.parametrize("gold", [None, "", "???", "hello dear world", "1" * 5000])
+@pytest.mark.parametrize("gold", [None, "", "???", r"\frac{1", "1" * 5000])
 @pytest.mark.parametrize("answer", ["x", "???"])
 def test_a_gold_answer_that_cannot_be_read_is_an_error_and_no_free_reward(accuracy, gold, answer):
     if answer == "???" and gold in (None, "1" * 5000):
@@ -138,7 +139,7 @@ def test_plain_numbers_need_no_child():
 
 
 def test_an_unknown_task_names_those_supported(accuracy):
-    with pytest.raises(DataError, match="judges tasks math, code, got task 'poetry'"):
+    with pytest.raises(DataError, match="judges tasks math, choice, code, text, got task 'poetry'"):
         accuracy(prompt("1", task="poetry"), completion("1"))
 
 
@@ -149,3 +150,36 @@ def test_the_parent_side_imports_nothing_heavy():
         "sys.exit(', '.join(heavy) or None)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(("policy", "question"), [("always", "How many?"), ("question", "What percentage?")])
+def test_a_bare_gold_may_be_meant_in_percent(policy, question):
+    reward = AccuracyReward(time_limit_s=10.0, memory_limit_bytes=GIB, bare_percent=policy)
+    asked = replace(prompt("5"), question=question)
+    assert reward(asked, completion("5%")).verdict is Verdict.CORRECT
+    assert reward(replace(prompt("0.05"), question=question), completion(r"5\%")).verdict is Verdict.CORRECT
+    reward.close()
+
+
+@pytest.mark.parametrize(("policy", "question"), [("never", "What percentage?"), ("question", "How many?")])
+def test_otherwise_five_percent_is_not_five(policy, question):
+    reward = AccuracyReward(time_limit_s=10.0, memory_limit_bytes=GIB, bare_percent=policy)
+    assert reward(replace(prompt("5"), question=question), completion("5%")).verdict is Verdict.WRONG
+    reward.close()
+
+
+def test_an_unknown_percent_policy_is_refused():
+    with pytest.raises(ConfigError, match="bare_percent must be one of question, always, never, got 'sometimes'"):
+        AccuracyReward(time_limit_s=1.0, memory_limit_bytes=GIB, bare_percent="sometimes")
+
+
+def test_a_gold_answer_that_explodes_is_an_error_and_no_fault_of_the_completion(hasty):
+    result = hasty(prompt("9^{9^{9^{9^9}}}"), completion("5y"))
+    assert (result.value, result.verdict) == (0.0, Verdict.ERROR)
+
+
+@pytest.mark.parametrize("answer", ["__import__('os').system('touch {}')", "exec(open('{}', 'w'))", r"\input{{{}}}"])
+def test_an_answer_is_never_executed(accuracy, tmp_path, answer):
+    file = tmp_path / "touched"
+    accuracy(prompt("x"), completion(answer.format(file)))
+    assert not file.exists()

@@ -3,7 +3,8 @@ import time
 import pytest
 from math_verify import parse, verify
 
-from r1ray.rewards.math_answer import announced, compare_plain_numbers, extract_answer, extract_gold, last_boxed
+from r1ray.rewards.extract import announced, extract_answer, extract_gold, last_boxed
+from r1ray.rewards.math_answer import asks_percent, compare_plain_numbers
 
 
 @pytest.mark.parametrize(
@@ -11,7 +12,11 @@ from r1ray.rewards.math_answer import announced, compare_plain_numbers, extract_
     [
         ("<think>1</think> <answer>2</answer>", "2"),
         ("<answer>1</answer> then <answer> 2 </answer>", "2"),
-        ("<think><answer>1</answer></think> no", None),
+        ("<think><answer>1</answer></think> I gave it before.", None),
+        ("<think>1</think> 42", "42"),
+        ("It is 42 or so in the end.", None),
+        ("So\n\n$x = 5$", "x = 5"),
+        ("\u6240\u4ee5\u7b54\u6848\u662f 5\u3002", "5"),
         (r"<think>\boxed{1}</think> so \boxed{2}", "2"),
         (r"\boxed{1} and \boxed{\frac{1}{2}}", r"\frac{1}{2}"),
         (r"<answer>It is \boxed{7}.</answer>", "7"),
@@ -94,3 +99,19 @@ def test_the_fast_path_leaves_other_texts_alone(text):
 
 def test_a_typographic_minus_is_a_minus():
     assert compare_plain_numbers("\N{MINUS SIGN}5", "-5") is True
+
+
+@pytest.mark.parametrize(
+    ("question", "gold", "asks"),
+    [
+        ("What percentage is red?", "5", True),
+        ("Give 5% of it.", "5", True),
+        ("\u767e\u5206\u4e4b\u51e0?", "5", True),
+        ("How many?", "5", False),
+        ("", "5", True),
+        ("", "0.05", False),
+        ("", "x", True),
+    ],
+)
+def test_a_question_that_is_not_known_may_want_percent(question, gold, asks):
+    assert asks_percent(question, gold) is asks

@@ -45,10 +45,13 @@ def test_functions_of_the_user_take_options(mine):
     [
         (RewardTerm("acuracy"), "must be one of accuracy, format, .*, random, got 'acuracy': did you mean 'accuracy'"),
         (RewardTerm("zzz"), "module:function"),
-        (RewardTerm("format", options={"stile": "r1"}), "options of 'format' must be among style, think_opened: got 'stile'"),
+        (
+            RewardTerm("format", options={"stile": "r1"}),
+            "options of 'format' must be among style, think_opened: got 'stile'",
+        ),
         (
             RewardTerm("accuracy", options={"time_limit_s": 1}),
-            "options of 'accuracy' must be among partial_credit: got 'time_limit_s'",
+            "options of 'accuracy' must be among partial_credit, bare_percent: got 'time_limit_s'",
         ),
         (RewardTerm("random", options={"p": "x"}), "wrong type"),
         (RewardTerm("no_such_rewards:f"), "cannot import 'no_such_rewards'.*PYTHONPATH"),
