@@ -61,7 +61,7 @@ class AccuracyReward:
                 f"reward accuracy: option bare_percent must be one of {', '.join(_PERCENT)}, got {bare_percent!r}"
             )
         self._bare_percent = bare_percent
-        self._code = CodeReward(partial_credit=partial_credit)
+        self._code = CodeReward(sandbox, partial_credit=partial_credit)
         self._time_limit_s = time_limit_s
         self._child = ChildProcess("r1ray.rewards.math_child", limits=Limits(memory_bytes=memory_limit_bytes))
 
@@ -94,5 +94,6 @@ class AccuracyReward:
         self._child.start()
 
     def close(self) -> None:
-        """End the child."""
+        """End the child and the sandbox."""
         self._child.close()
+        self._code.close()

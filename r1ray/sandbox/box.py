@@ -7,22 +7,19 @@ answer, or whose runner is gone, is killed and the next call starts another.
 from __future__ import annotations
 
 import contextlib
-import os
-import subprocess
-import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from r1ray.config.schema import SandboxConfig
 from r1ray.errors import SandboxError
-from r1ray.sandbox.bubblewrap import NO_USER_NAMESPACES, PROGRAM_UID, RUNNER_PATH, bwrap_command, two_user_namespace
+from r1ray.sandbox.backend import Launched, launch
+from r1ray.sandbox.bubblewrap import NO_USER_NAMESPACES
 from r1ray.sandbox.pipes import read_message, write_message
-from r1ray.sandbox.seccomp import seccomp_program
 
 _START_TIMEOUT_S = 30.0
 _ANSWER_GRACE_S = 2.0
-_REAP_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +27,12 @@ class RunLimits:
     """What one run of a program may use.
 
     Attributes:
-        cpu_s: processor time.
+        cpu_s: processor time of all its processes together.
         wall_s: time on the clock.
         memory_bytes: of all its processes together.
         output_bytes: of its standard output, and of any file it writes.
         processes: at the same time, threads included.
+        address_bytes: address space of one process; None: as `memory_bytes`.
     """
 
     cpu_s: float
@@ -42,6 +40,7 @@ class RunLimits:
     memory_bytes: int
     output_bytes: int = 1 << 20
     processes: int = 64
+    address_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,45 +52,53 @@ class RunResult:
         signal: that signal, else 0.
         timeout: it ran out of processor time or of time on the clock.
         memory: it used more memory than allowed.
+        processes: it had more processes than allowed.
+        spoke: it said something before it was asked, or no message at all.
         stdout: UTF-8 with replacement characters, cut at the limit.
         stderr: its beginning.
         truncated: it wrote more than the limit.
         died: the sandbox itself went down under it.
         cpu_s: processor time it took.
-        files: names in the work directory afterwards.
+        files: what it left in the work directory, in base64 by name, where that was asked for.
     """
 
     code: int | None
     signal: int = 0
     timeout: bool = False
     memory: bool = False
+    processes: bool = False
+    spoke: bool = False
     stdout: str = ""
     stderr: str = ""
     truncated: bool = False
     died: bool = False
     cpu_s: float = 0.0
-    files: tuple[str, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
-        """Whether it ended by itself with exit code 0."""
-        return self.code == 0 and not (self.timeout or self.memory or self.truncated or self.died)
+        """Whether it ended by itself with exit code 0, within all limits."""
+        broken = self.timeout or self.memory or self.processes or self.spoke or self.truncated or self.died
+        return self.code == 0 and not broken
 
 
 class Box:
     """A sandbox that runs one program after another."""
 
-    def __init__(self, *, tmp_bytes: int = 1 << 26, bind: Sequence[tuple[str, str]] = ()) -> None:
-        """Prepare; the sandbox starts with the first run.
+    def __init__(self, config: SandboxConfig | None = None, *, bind: Sequence[tuple[str, str]] = ()) -> None:
+        """Prepare; the sandbox starts with `start` or the first run.
 
         Args:
-            tmp_bytes: size of /tmp inside.
+            config: which backend, and its sizes.
             bind: more to show inside, read-only: (outside, inside).
         """
-        self._tmp_bytes = tmp_bytes
+        self._config = config or SandboxConfig()
         self._bind = tuple(bind)
-        self._process: subprocess.Popen[bytes] | None = None
+        self._launched: Launched | None = None
+        self._ready = False
+        self._memory_kills = 0
         self._case_deadline = 0.0
+        self._installed: Mapping[str, str] = {}
 
     def __enter__(self) -> Box:
         return self
@@ -99,11 +106,26 @@ class Box:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def has_cgroup(self) -> bool:
+        """Whether the sandbox that runs now is held by a cgroup."""
+        return self._launched is not None and self._launched.cgroup is not None
+
+    def install(self, files: Mapping[str, str]) -> None:
+        """Have executable files in the work directory of every program from now on.
+
+        Args:
+            files: content in base64, by name.
+        """
+        self._installed = files
+        if self._ready:
+            self._send({"install": dict(files)}, time.monotonic() + _START_TIMEOUT_S)
+
     def run(self, case: dict[str, Any], limits: RunLimits) -> RunResult:
         """Run one program that nobody talks to, to its end.
 
         Args:
-            case: `kind` and what belongs to it; see `runner.py`.
+            case: `kind` and what belongs to it; see `inside/runner.py`.
             limits: of the run.
 
         Raises:
@@ -117,34 +139,36 @@ class Box:
 
     def begin(self, case: dict[str, Any], limits: RunLimits) -> None:
         """Start a program that is talked to."""
-        self._start()
-        uid = PROGRAM_UID if os.geteuid() == 0 else None
+        self._await_ready()
+        assert self._launched is not None
+        if self._launched.cgroup is not None:
+            self._launched.cgroup.limit(memory_bytes=limits.memory_bytes, processes=limits.processes, cores=1.0)
+            self._memory_kills = self._launched.cgroup.memory_kills()
         self._case_deadline = time.monotonic() + limits.wall_s + _ANSWER_GRACE_S
+        run = {"files": {}, "stdin": "", **case, "argv": self._outside_paths(case.get("argv", ()))}
+        address_bytes = limits.memory_bytes if limits.address_bytes is None else limits.address_bytes
         self._send(
             {
                 "run": {
-                    "files": {},
-                    "keep": (),
-                    "stdin": "",
-                    "address_bytes": limits.memory_bytes,
-                    **case,
-                    "uid": uid,
+                    **run,
                     "cpu_s": limits.cpu_s,
                     "wall_s": limits.wall_s,
                     "memory_bytes": limits.memory_bytes,
+                    "address_bytes": address_bytes,
                     "output_bytes": limits.output_bytes,
                     "processes": limits.processes,
                 }
-            }
+            },
+            self._case_deadline,
         )
 
     def send(self, value: Any) -> None:
         """Say something to the running program."""
-        self._send({"to": value})
+        self._send({"to": value}, self._case_deadline)
 
     def stop(self) -> RunResult:
         """End the running program."""
-        self._send({"stop": True})
+        self._send({"stop": True}, self._case_deadline)
         while True:
             message = self.receive()
             if isinstance(message, RunResult):
@@ -158,69 +182,72 @@ class Box:
             self.close()
             return RunResult(None, timeout=True, died=True)
         except EOFError:
+            killed = self._killed_for_memory()
             self.close()
-            return RunResult(None, died=True)
-        return RunResult(**message["exit"]) if "exit" in message else message.get("from")
+            return RunResult(None, died=True, memory=killed)
+        if "exit" not in message:
+            return message.get("from")
+        result = RunResult(**message["exit"])
+        return RunResult(**{**message["exit"], "memory": True}) if self._killed_for_memory() else result
+
+    def start(self) -> None:
+        """Start the sandbox without waiting for it.
+
+        Raises:
+            SandboxError: this machine lacks what it needs.
+        """
+        if self._launched is not None and self._launched.process.poll() is None:
+            return
+        self.close()
+        self._launched = launch(self._config, self._bind)
 
     def close(self) -> None:
         """End the sandbox and everything in it; a later run starts another."""
-        process, self._process = self._process, None
-        if process is None:
-            return
-        # The kernel kills every process of a PID namespace with its first, which dies with bubblewrap.
-        process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_REAP_TIMEOUT_S)
-        for pipe in (process.stdin, process.stdout, process.stderr):
-            if pipe is not None:
-                pipe.close()
+        launched, self._launched, self._ready = self._launched, None, False
+        if launched is not None:
+            launched.end()
 
-    def _start(self) -> None:
-        if self._process is not None and self._process.poll() is None:
+    def _await_ready(self) -> None:
+        self.start()
+        if self._ready:
             return
-        self.close()
-        userns = two_user_namespace()
-        descriptors = [userns] if userns is not None else []
-        with tempfile.TemporaryFile() as program, tempfile.TemporaryFile() as errors:
-            program.write(seccomp_program())
-            program.seek(0)
-            descriptors.append(program.fileno())
-            command = bwrap_command(
-                tmp_bytes=self._tmp_bytes, seccomp_fd=program.fileno(), userns_fd=userns, bind=self._bind
-            )
-            try:
-                self._process = subprocess.Popen(
-                    [*command, "-I", "-S", "-B", RUNNER_PATH],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=errors,
-                    bufsize=0,
-                    pass_fds=descriptors,
-                    env={},
-                    cwd="/",
-                )
-                assert self._process.stdin is not None
-                os.set_blocking(self._process.stdin.fileno(), False)
-                self._read(time.monotonic() + _START_TIMEOUT_S)
-            except (EOFError, OSError) as error:
-                self.close()
-                errors.seek(0)
-                words = errors.read().decode(errors="replace").strip()
-                raise SandboxError(
-                    f"no sandbox could be started on this machine: {words or error}; {NO_USER_NAMESPACES}"
-                ) from error
-            finally:
-                if userns is not None:
-                    os.close(userns)
+        assert self._launched is not None
+        try:
+            self._read(time.monotonic() + _START_TIMEOUT_S)
+        except (EOFError, TimeoutError) as error:
+            self._launched.process.kill()
+            self._launched.process.wait()
+            words = self._launched.last_words()
+            self.close()
+            remedy = f"; {NO_USER_NAMESPACES}" if self._config.backend == "bubblewrap" else ""
+            raise SandboxError(
+                f"no sandbox could be started on this machine (sandbox.backend={self._config.backend}): "
+                f"{words or 'it did not get ready in time'}{remedy}"
+            ) from error
+        self._ready = True
+        if self._installed:
+            self.install(self._installed)
 
-    def _send(self, message: dict[str, Any]) -> None:
-        assert self._process is not None
-        assert self._process.stdin is not None
+    def _outside_paths(self, arguments: Sequence[str]) -> list[str]:
+        assert self._launched is not None
+        translated = list(arguments)
+        for inside, outside in self._launched.paths:
+            translated = [argument.replace(f"{inside}/", f"{outside}/") for argument in translated]
+            translated = [outside if argument == inside else argument for argument in translated]
+        return translated
+
+    def _killed_for_memory(self) -> bool:
+        cgroup = self._launched.cgroup if self._launched is not None else None
+        return cgroup is not None and cgroup.memory_kills() > self._memory_kills
+
+    def _send(self, message: dict[str, Any], deadline: float) -> None:
+        assert self._launched is not None
+        assert self._launched.process.stdin is not None
         # A runner that is gone shows when the answer is read.
         with contextlib.suppress(EOFError, TimeoutError):
-            write_message(self._process.stdin.fileno(), message, self._case_deadline)
+            write_message(self._launched.process.stdin.fileno(), message, deadline)
 
     def _read(self, deadline: float) -> Any:
-        if self._process is None or self._process.stdout is None:
+        if self._launched is None or self._launched.process.stdout is None:
             raise EOFError
-        return read_message(self._process.stdout.fileno(), deadline)
+        return read_message(self._launched.process.stdout.fileno(), deadline)

@@ -15,10 +15,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from r1ray.config.schema import SandboxConfig
 from r1ray.errors import SandboxError
+from r1ray.sandbox.prepared import Prepared
 
 PYTHON_PREFIX = "/opt/python"
-RUNNER_PATH = "/opt/r1ray/runner.py"
+PYTHON = f"{PYTHON_PREFIX}/bin/python{sys.version_info.major}.{sys.version_info.minor}"
+LIBRARY = "/opt/r1ray"
 PROGRAM_UID = 1000
 # Programs run as this plus the grader's process id, outside: nobody else's, and one per grader.
 _FIRST_OUTER_UID = 1_879_048_192
@@ -52,14 +55,32 @@ def find_bwrap() -> str:
     return found
 
 
-def bwrap_command(
-    *, tmp_bytes: int, seccomp_fd: int, userns_fd: int | None, bind: Sequence[tuple[str, str]] = ()
-) -> list[str]:
-    """Return the command that starts the runner in a sandbox.
+def prepare(config: SandboxConfig, bind: Sequence[tuple[str, str]]) -> Prepared:
+    """Return how to start a runner in a bubblewrap sandbox.
+
+    Args:
+        config: sizes.
+        bind: more directories or files to show read-only: (outside, inside).
+
+    Raises:
+        SandboxError: there is no bubblewrap, or no user namespace can be made.
+    """
+    userns = two_user_namespace()
+    command = [*bwrap_command(tmp_bytes=config.tmp_bytes, userns_fd=userns, bind=bind), "--", PYTHON]
+    settings = {
+        "work": "/tmp",
+        "scratch": ["/dev/shm"],
+        "uid": None if userns is None else PROGRAM_UID,
+        "alone": True,
+    }
+    return Prepared(lambda arguments: [*command, *arguments], LIBRARY, settings, [] if userns is None else [userns])
+
+
+def bwrap_command(*, tmp_bytes: int, userns_fd: int | None, bind: Sequence[tuple[str, str]]) -> list[str]:
+    """Return the command that starts a process in a sandbox, up to that process's own command.
 
     Args:
         tmp_bytes: size of /tmp.
-        seccomp_fd: to read the filter from.
         userns_fd: a user namespace from `two_user_namespace`; None: bubblewrap makes one with the caller's user only.
         bind: more directories or files to show read-only: (outside, inside).
     """
@@ -72,26 +93,40 @@ def bwrap_command(
             command += ["--cap-add", capability]
     command += ["--die-with-parent", "--new-session", "--clearenv", "--hostname", "sandbox"]
     command += ["--setenv", "PATH", "/usr/bin:/bin", "--setenv", "HOME", "/tmp", "--setenv", "LANG", "C.UTF-8"]
-    for directory in ("/opt", "/opt/r1ray", "/etc"):
+    for directory in ("/opt", LIBRARY, f"{LIBRARY}/r1ray", f"{LIBRARY}/r1ray/sandbox", "/etc"):
         command += ["--perms", "0755", "--dir", directory]
-    command += ["--ro-bind", "/usr", "/usr"]
-    for name in _SYSTEM_DIRECTORIES:
-        path = Path("/", name)
-        if path.is_symlink():
-            command += ["--symlink", os.readlink(path), str(path)]
-        elif path.is_dir():
-            command += ["--ro-bind", str(path), str(path)]
-    for file in _SYSTEM_FILES:
-        command += ["--ro-bind-try", file, file]
-    command += ["--ro-bind", os.path.realpath(sys.base_prefix), PYTHON_PREFIX]
-    for name in ("runner.py", "guest.py"):
-        command += ["--ro-bind", str(Path(__file__).with_name(name)), str(Path(RUNNER_PATH).with_name(name))]
-    for outside, inside in bind:
+    for outside, inside in system_binds():
         command += ["--ro-bind", outside, inside]
-    command += ["--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"]
-    command += ["--perms", "1777", "--size", str(tmp_bytes), "--tmpfs", "/tmp", "--remount-ro", "/", "--chdir", "/tmp"]
-    command += ["--seccomp", str(seccomp_fd)]
-    return [*command, "--", f"{PYTHON_PREFIX}/bin/python{sys.version_info.major}.{sys.version_info.minor}"]
+    for path, target in system_links():
+        command += ["--symlink", target, path]
+    for outside, inside in [*library_binds(), *bind]:
+        command += ["--ro-bind", outside, inside]
+    command += ["--proc", "/proc", "--dev", "/dev"]
+    for path in ("/tmp", "/dev/shm"):
+        command += ["--perms", "1777", "--size", str(tmp_bytes), "--tmpfs", path]
+    return [*command, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp"]
+
+
+def system_binds() -> list[tuple[str, str]]:
+    """Return what of the system a sandbox shows: libraries, compilers and one Python."""
+    binds = [("/usr", "/usr")]
+    binds += [(f"/{name}", f"/{name}") for name in _SYSTEM_DIRECTORIES if Path("/", name).is_dir()]
+    binds = [(outside, inside) for outside, inside in binds if not Path(outside).is_symlink()]
+    binds += [(file, file) for file in _SYSTEM_FILES if Path(file).exists()]
+    return [*binds, (os.path.realpath(sys.base_prefix), PYTHON_PREFIX)]
+
+
+def library_binds() -> list[tuple[str, str]]:
+    """Return the parts of the package r1ray that a runner needs."""
+    package = Path(__file__).parents[1]
+    names = ("__init__.py", "sandbox/__init__.py", "sandbox/inside")
+    return [(str(package / name), f"{LIBRARY}/r1ray/{name}") for name in names]
+
+
+def system_links() -> list[tuple[str, str]]:
+    """Return the links at the root of the file system, such as /lib: (path, target)."""
+    paths = [Path("/", name) for name in _SYSTEM_DIRECTORIES]
+    return [(str(path), os.readlink(path)) for path in paths if path.is_symlink()]
 
 
 def two_user_namespace() -> int | None:

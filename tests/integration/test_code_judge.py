@@ -262,7 +262,7 @@ PROBES = {
     "write root": "open('/x', 'w')",
     "write usr": "open('/usr/x', 'w')",
     "write python": "open('/opt/python/x', 'w')",
-    "write runner": "open('/opt/runner.py', 'a')",
+    "write runner": "open('/opt/r1ray/r1ray/sandbox/inside/runner.py', 'a')",
     "parent memory": "import os; open(f'/proc/{os.getppid()}/mem', 'rb')",
     "parent files": "import os; os.listdir(f'/proc/{os.getppid()}/fd')",
     "parent environment": "import os; assert open(f'/proc/{os.getppid()}/environ').read()",

@@ -7,25 +7,34 @@ travel through here.
 
 from __future__ import annotations
 
-import ast
-import builtins
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
+from r1ray.config.schema import SandboxConfig
 from r1ray.errors import GraderError
 from r1ray.rewards.code.compare import same_output, same_value
 from r1ray.rewards.code.languages import Toolchain, toolchain
 from r1ray.rewards.code.problem import CodeTests, FunctionCase, StdioCase
+from r1ray.rewards.code.test_names import names_for_tests
 from r1ray.rewards.protocol import RewardResult
 from r1ray.sandbox.box import Box, RunLimits, RunResult
 from r1ray.sandbox.limits import WALL_FACTOR
 from r1ray.types import Verdict
 
-_COMPILE_LIMITS = RunLimits(cpu_s=20.0, wall_s=60.0, memory_bytes=2 << 30, output_bytes=1 << 26, processes=128)
 # Runtimes that reserve addresses without using them are held by what they use.
 _UNBOUNDED_BYTES = 1 << 46
+_COMPILE_LIMITS = RunLimits(
+    cpu_s=20.0,
+    wall_s=60.0,
+    memory_bytes=2 << 30,
+    output_bytes=1 << 26,
+    processes=128,
+    address_bytes=_UNBOUNDED_BYTES,
+)
+# Of compiled programs kept.
+_KEPT_BYTES = 1 << 28
 _SHOWN_CHARS = 160
-_BUILTINS = frozenset(dir(builtins))
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,20 +48,50 @@ class CaseResult:
 _PASSED = CaseResult(Verdict.CORRECT)
 
 
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A program that can be run.
+
+    Attributes:
+        source: its text.
+        tools: how to run it.
+        failure: why it cannot be; None if it can.
+        files: what it was compiled to, in base64 by name.
+    """
+
+    source: str
+    tools: Toolchain
+    failure: CaseResult | None = None
+    files: dict[str, str] | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Size of what is kept of it."""
+        return len(self.source) + sum(map(len, (self.files or {}).values()))
+
+
 class CodeJudge:
     """Judges one program after another. Not for use by several threads at once."""
 
-    def __init__(self, *, partial_credit: bool = False) -> None:
+    def __init__(self, sandbox: SandboxConfig | None = None, *, partial_credit: bool = False) -> None:
         """Prepare; sandboxes start with the first program.
 
         Args:
+            sandbox: where programs run.
             partial_credit: the value is the share of cases passed, and all are run; else 1 or 0, and the first
                 failing case ends the run.
         """
+        self._sandbox = sandbox or SandboxConfig()
         self._partial_credit = partial_credit
+        self._spare: Box | None = None
+        self._programs: OrderedDict[tuple[str, ...], Program] = OrderedDict()
+        # Of the problem judged last: its completions come one after another.
+        self._problem: CodeTests | None = None
+        self._verdicts: dict[tuple[str, str], RewardResult] = {}
 
     def judge(self, source: str, language: str, tests: CodeTests) -> RewardResult:
-        """Run a program against tests.
+        """Run a program against tests. The same program gets the same verdict again; one of `timeout` is tried anew, as
+        machines are busy at times.
 
         Raises:
             GraderError: the language cannot be run here, or the tests themselves fail to run.
@@ -60,30 +99,120 @@ class CodeJudge:
         """
         if tests.kind != "stdio" and language != "python":
             raise GraderError(f"tests of kind {tests.kind} are for Python programs, got {language}")
-        tools = toolchain(language, source)
-        with Box(bind=tools.bind) as box:
-            if tests.kind == "asserts":
-                results = [_run_asserts(box, source, tests)]
-            else:
-                results = self._run_cases(box, source, tools, tests)
+        if tests is not self._problem:
+            self._problem, self._verdicts = tests, {}
+        known = self._verdicts.get((source, language))
+        if known is not None:
+            return known
+        result = self._judge(source, language, tests)
+        if result.verdict is not Verdict.TIMEOUT:
+            self._verdicts[source, language] = result
+        return result
+
+    def start(self) -> None:
+        """Start a sandbox for the first program, without waiting for it.
+
+        Raises:
+            SandboxError: this machine lacks what it needs.
+        """
+        if self._spare is None:
+            self._spare = Box(self._sandbox)
+            self._spare.start()
+
+    def close(self) -> None:
+        """End the sandbox that waits."""
+        if self._spare is not None:
+            self._spare.close()
+            self._spare = None
+
+    def _judge(self, source: str, language: str, tests: CodeTests) -> RewardResult:
+        program = self._prepare(source, language)
+        if program.failure is not None:
+            results = [program.failure]
+        elif tests.kind == "asserts":
+            results = [self._run_asserts(source, tests)]
+        else:
+            results = self._run_cases(program, tests)
         return self._grade(results, 1 if tests.kind == "asserts" else len(tests.cases))
 
-    def _run_cases(self, box: Box, source: str, tools: Toolchain, tests: CodeTests) -> list[CaseResult]:
-        kept: tuple[str, ...] = ()
-        if tools.compile is not None or tools.run:
-            compiled = _compile(box, source, tools)
-            if not compiled.ok:
-                return [_failure(compiled, "does not compile")] * len(tests.cases)
-            kept = compiled.files
+    def _box(self, tools: Toolchain | None = None) -> Box:
+        """Return a fresh sandbox: the one that was started ahead, where it shows enough; and start the next."""
+        if tools is not None and tools.bind:
+            return Box(self._sandbox, bind=tools.bind)
+        box, self._spare = self._spare or Box(self._sandbox), None
+        self.start()
+        return box
+
+    def _prepare(self, source: str, language: str) -> Program:
+        """Compile a program where its language asks for that, once for each source."""
+        tools = toolchain(language, source)
+        if not tools.run:
+            return Program(source, tools)
+        key = (source, language, *(tools.compile or ()))
+        if key in self._programs:
+            self._programs.move_to_end(key)
+            return self._programs[key]
+        program = self._programs[key] = self._compile(source, tools)
+        while sum(kept.bytes for kept in self._programs.values()) > _KEPT_BYTES:
+            self._programs.popitem(last=False)
+        return program
+
+    def _compile(self, source: str, tools: Toolchain) -> Program:
+        case = {"kind": "exec", "argv": tools.compile or ("/usr/bin/true",), "files": {tools.source_name: source}}
+        with self._box(tools) as box:
+            compiled = box.run({**case, "collect": True}, _COMPILE_LIMITS)
+        if not compiled.ok:
+            return Program(source, tools, _failure(compiled, "does not compile"))
+        return Program(source, tools, files=dict(compiled.files))
+
+    def _run_cases(self, program: Program, tests: CodeTests) -> list[CaseResult]:
         results = []
-        for case in tests.cases:
-            if isinstance(case, FunctionCase):
-                results.append(_run_function(box, source, tests, case))
-            else:
-                results.append(_run_stdio(box, source, tools, kept, tests, case))
-            if results[-1].verdict is not Verdict.CORRECT and not self._partial_credit:
-                break
+        with self._box(program.tools) as box:
+            if program.files:
+                box.install(program.files)
+            for case in tests.cases:
+                if isinstance(case, FunctionCase):
+                    results.append(_run_function(box, program.source, tests, case))
+                else:
+                    results.append(self._run_stdio(box, program, tests, case))
+                if results[-1].verdict is not Verdict.CORRECT and not self._partial_credit:
+                    break
         return results
+
+    def _run_stdio(self, box: Box, program: Program, tests: CodeTests, case: StdioCase) -> CaseResult:
+        run: dict[str, Any] = {"kind": "script", "source": program.source}
+        if program.tools.run:
+            run = {"kind": "exec", "argv": program.tools.run}
+        limits = _limits(tests, bounded_addresses=program.tools.bounded_addresses)
+        result = box.run({**run, "stdin": case.stdin}, limits)
+        if not result.ok:
+            return _failure(result, "failed")
+        if tests.checker.kind == "program":
+            correct = self._check_by_program(tests, case, result.stdout)
+        else:
+            correct = same_output(result.stdout, case.stdout, tests.checker)
+        return _PASSED if correct else CaseResult(Verdict.WRONG, f"wrong output {_shown(result.stdout)}")
+
+    def _check_by_program(self, tests: CodeTests, case: StdioCase, output: str) -> bool:
+        """Let a checker program decide: it finds `input`, `output` and `expected` and ends with code 0 if correct."""
+        files = {"input": case.stdin, "output": output, "expected": case.stdout}
+        with self._box() as box:
+            result = box.run({"kind": "script", "source": tests.checker.code, "files": files}, _limits(tests))
+        if result.code not in (0, 1):
+            raise GraderError(f"the checker program failed: {_failure(result, 'failed').detail}")
+        return result.code == 0
+
+    def _run_asserts(self, source: str, tests: CodeTests) -> CaseResult:
+        limits = _limits(tests)
+        with self._box() as box, self._box() as tester:
+            box.begin({"kind": "serve", "source": source}, limits)
+            hello = box.receive()
+            if isinstance(hello, RunResult):
+                return _failure(hello, "failed before the tests")
+            given = hello.get("names") if isinstance(hello, dict) else None
+            case = {"kind": "test", "source": tests.code, **names_for_tests(tests.code, source, given)}
+            tester.begin(case, limits)
+            return _hold_conversation(box, tester, tests)
 
     def _grade(self, results: list[CaseResult], count: int) -> RewardResult:
         passed = sum(result.verdict is Verdict.CORRECT for result in results)
@@ -94,47 +223,13 @@ class CodeJudge:
         return RewardResult(value, results[failed].verdict, f"case {failed + 1} of {count}: {results[failed].detail}")
 
 
-def _limits(tests: CodeTests, *, processes: int = 64) -> RunLimits:
+def _limits(tests: CodeTests, *, bounded_addresses: bool = True) -> RunLimits:
     return RunLimits(
         cpu_s=tests.time_limit_s,
         wall_s=tests.time_limit_s * WALL_FACTOR,
         memory_bytes=tests.memory_limit_bytes,
-        processes=processes,
+        address_bytes=None if bounded_addresses else _UNBOUNDED_BYTES,
     )
-
-
-def _compile(box: Box, source: str, tools: Toolchain) -> RunResult:
-    """Put the source in place and compile it where the language asks for that."""
-    case = {"kind": "exec", "argv": tools.compile or ("/usr/bin/true",), "files": {tools.source_name: source}}
-    return box.run({**case, "keep": None, "address_bytes": _UNBOUNDED_BYTES}, _COMPILE_LIMITS)
-
-
-def _run_stdio(
-    box: Box, source: str, tools: Toolchain, kept: tuple[str, ...], tests: CodeTests, case: StdioCase
-) -> CaseResult:
-    program: dict[str, Any] = {"kind": "script", "source": source}
-    if tools.run:
-        program = {"kind": "exec", "argv": tools.run, "keep": kept}
-        if not tools.bounded_addresses:
-            program["address_bytes"] = _UNBOUNDED_BYTES
-    result = box.run({**program, "stdin": case.stdin}, _limits(tests))
-    if not result.ok:
-        return _failure(result, "failed")
-    if tests.checker.kind == "program":
-        correct = _check_by_program(tests, case, result.stdout)
-    else:
-        correct = same_output(result.stdout, case.stdout, tests.checker)
-    return _PASSED if correct else CaseResult(Verdict.WRONG, f"wrong output {_shown(result.stdout)}")
-
-
-def _check_by_program(tests: CodeTests, case: StdioCase, output: str) -> bool:
-    """Let a checker program decide: it finds `input`, `output` and `expected` and ends with code 0 if correct."""
-    files = {"input": case.stdin, "output": output, "expected": case.stdout}
-    with Box() as box:
-        result = box.run({"kind": "script", "source": tests.checker.code, "files": files}, _limits(tests))
-    if result.code not in (0, 1):
-        raise GraderError(f"the checker program failed: {_failure(result, 'failed').detail}")
-    return result.code == 0
 
 
 def _run_function(box: Box, source: str, tests: CodeTests, case: FunctionCase) -> CaseResult:
@@ -146,7 +241,7 @@ def _run_function(box: Box, source: str, tests: CodeTests, case: FunctionCase) -
     if isinstance(reply, RunResult):
         return _failure(reply, f"ended before {tests.entry_point} returned")
     result = box.stop()
-    if result.timeout or result.memory:
+    if result.timeout or result.memory or result.processes or result.spoke:
         return _failure(result, "failed")
     if not isinstance(reply, dict) or "value" not in reply:
         return CaseResult(Verdict.WRONG, f"{tests.entry_point} raised {_error(reply)}")
@@ -163,66 +258,25 @@ def _same(value: Any, expected: Any) -> bool:
         return False
 
 
-def names_for_tests(code: str, names: Any) -> list[str]:
-    """Return the names of a solution that assertions may use: those they call and do not define themselves.
-
-    A solution that defines `abs` or `len` must not decide what the assertions mean by it. A built-in name counts only
-    where the assertions call a single built-in and nothing else, which then is what they test.
-    """
-    try:
-        tree = ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise GraderError(f"the tests are not Python: {error}") from error
-    loaded = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
-    called = {n.func.id for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
-    own = _defined(tree)
-    foreign = loaded - own - _BUILTINS
-    tested = (called - own) & _BUILTINS
-    if not foreign and len(tested) == 1:
-        foreign = tested
-    given = names if isinstance(names, list) else []
-    return sorted(name for name in given if isinstance(name, str) and name in foreign)
-
-
-def _defined(tree: ast.AST) -> set[str]:
-    """Return every name that a piece of source binds, anywhere in it."""
-    own: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            own.add(node.name)
-        elif isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
-            own.add(node.id)
-        elif isinstance(node, ast.arg):
-            own.add(node.arg)
-        elif isinstance(node, ast.alias):
-            own.add((node.asname or node.name).partition(".")[0])
-    return own
-
-
-def _run_asserts(box: Box, source: str, tests: CodeTests) -> CaseResult:
-    limits = _limits(tests)
-    box.begin({"kind": "serve", "source": source}, limits)
-    hello = box.receive()
-    if isinstance(hello, RunResult):
-        return _failure(hello, "failed before the tests")
-    names = names_for_tests(tests.code, hello.get("names") if isinstance(hello, dict) else None)
-    with Box() as tester:
-        tester.begin({"kind": "test", "source": tests.code, "names": names}, limits)
-        while True:
-            message = tester.receive()
-            if isinstance(message, RunResult):
-                if message.timeout:
-                    return CaseResult(Verdict.TIMEOUT, f"the tests were not done within {tests.time_limit_s:g} s")
-                raise GraderError(f"the tests failed to run: {_failure(message, 'failed').detail}")
-            if "call" not in message:
-                break
-            box.send(message["call"])
-            reply = box.receive()
-            if isinstance(reply, RunResult):
-                return _failure(reply, "ended during the tests")
-            tester.send(reply if isinstance(reply, dict) else {"error": "TypeError"})
+def _hold_conversation(box: Box, tester: Box, tests: CodeTests) -> CaseResult:
+    """Carry the calls of the tests to the solution, and what it answers or calls back to the tests."""
+    while True:
+        message = tester.receive()
+        if isinstance(message, RunResult):
+            if message.timeout:
+                return CaseResult(Verdict.TIMEOUT, f"the tests were not done within {tests.time_limit_s:g} s")
+            if message.spoke or message.memory or message.processes:
+                return CaseResult(Verdict.WRONG, "the solution's answers were too much for the tests")
+            raise GraderError(f"the tests failed to run: {_failure(message, 'failed').detail}")
+        if "call" not in message:
+            break
+        box.send(message["call"])
+        reply = box.receive()
+        if isinstance(reply, RunResult):
+            return _failure(reply, "ended during the tests")
+        tester.send(reply if isinstance(reply, dict) else {"error": "TypeError"})
     ended = box.stop()
-    if ended.timeout or ended.memory:
+    if ended.timeout or ended.memory or ended.processes or ended.spoke:
         return _failure(ended, "failed")
     return _PASSED if message["passed"] else CaseResult(Verdict.WRONG, str(message.get("message", ""))[:_SHOWN_CHARS])
 
@@ -232,6 +286,10 @@ def _failure(result: RunResult, what: str) -> CaseResult:
         return CaseResult(Verdict.TIMEOUT, "out of time")
     if result.memory:
         return CaseResult(Verdict.WRONG, "over the memory limit")
+    if result.processes:
+        return CaseResult(Verdict.WRONG, "more processes than allowed")
+    if result.spoke:
+        return CaseResult(Verdict.WRONG, "wrote to its channel out of turn")
     if result.died:
         return CaseResult(Verdict.WRONG, "brought its sandbox down")
     if result.truncated:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from r1ray.config.schema import SandboxConfig
 from r1ray.errors import DataError, GraderError, SandboxError
 from r1ray.rewards.code.extract import extract_program
 from r1ray.rewards.code.judge import CodeJudge
@@ -13,13 +14,14 @@ from r1ray.types import Completion, Prompt, Verdict
 class CodeReward:
     """Judges programs; problems bring `tests` and, unless they are in Python, `language` as dataset columns."""
 
-    def __init__(self, *, partial_credit: bool = False) -> None:
+    def __init__(self, sandbox: SandboxConfig | None = None, *, partial_credit: bool = False) -> None:
         """Prepare; a sandbox starts with the first program.
 
         Args:
+            sandbox: where programs run.
             partial_credit: the value is the share of test cases passed.
         """
-        self._judge = CodeJudge(partial_credit=partial_credit)
+        self._judge = CodeJudge(sandbox, partial_credit=partial_credit)
         self._parsed: tuple[object, CodeTests] | None = None
 
     def __call__(self, prompt: Prompt, completion: Completion) -> RewardResult:
@@ -38,6 +40,10 @@ class CodeReward:
             raise
         except (DataError, GraderError) as error:
             return RewardResult(0.0, Verdict.ERROR, f"cannot grade: {error}")
+
+    def close(self) -> None:
+        """End what runs."""
+        self._judge.close()
 
     def _tests(self, prompt: Prompt) -> CodeTests:
         # The completions of a group come one after another, and tests can be megabytes.

@@ -1,0 +1,1 @@
+"""What runs inside a sandbox: it needs the standard library only, and nothing else of r1ray."""
