@@ -107,8 +107,12 @@ def parse_r1(completion: str) -> Parts | None:
 
 
 def answer_section(completion: str) -> str:
-    """Return the text that counts as the answer: after the last `</think>`, and all of it where there is none."""
-    return completion.rpartition(THINK_CLOSE)[2]
+    """Return the text that counts as the answer: after the last `</think>`, and all of it where nothing was thought.
+
+    A chain of thought that is opened and never closed has no answer.
+    """
+    _, closed, answer = completion.rpartition(THINK_CLOSE)
+    return "" if not closed and THINK_OPEN in completion else answer
 
 
 def last_answer_tag(text: str) -> str | None:

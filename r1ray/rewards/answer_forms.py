@@ -21,6 +21,11 @@ _NUMBER_WORDS = [
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
     *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"),
 ]
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+ROW_END = r"\\\\(?:\[[^\]]*\])?"
+_VECTOR = re.compile(
+    r"^\\begin\{[pbB]?matrix\}\s*([^&]*?|(?:(?!\\\\).)*?)\s*(?:\\\\)?\s*\\end\{[pbB]?matrix\}$", re.DOTALL
+)
 _TRUTH = {"yes", "no", "true", "false", "odd", "even", "none", "all", "both"}
 _KNOWN_WORDS = re.compile(
     r"\b(?:sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|log|ln|exp|max|min|gcd|lcm|mod|det|dim)\b"
@@ -61,6 +66,8 @@ def words_of(text: str) -> str | None:
         return None
     normal = " ".join(re.findall(r"[^\W_]+", plain.lower()))
     normal = re.sub(r"^(?:the|a|an)\s+", "", normal)
+    if normal == "dne":
+        return "does not exist"
     long = re.search(r"[a-z]{4,}|[^\x00-\x7f]", _KNOWN_WORDS.sub("", normal)) or " " in normal
     if (
         normal in _TRUTH
@@ -73,7 +80,10 @@ def words_of(text: str) -> str | None:
 
 
 def number_of_words(words: str) -> str | None:
-    """Return the digits of a number in words up to twenty."""
+    """Return the digits of a number in words below a hundred."""
+    tens, _, ones = words.partition(" ")
+    if tens in _TENS and (not ones or ones in _NUMBER_WORDS[1:10]):
+        return str(10 * (2 + _TENS.index(tens)) + (_NUMBER_WORDS.index(ones) if ones else 0))
     return str(_NUMBER_WORDS.index(words)) if words in _NUMBER_WORDS else None
 
 
@@ -90,6 +100,11 @@ def time_of(text: str) -> tuple[int, int, int, str] | None:
     plain = re.sub(r"\\(?:text|mathrm)\s*\{([^{}]*)\}", r"\1", text).lower().replace("{", "").replace("}", "").strip()
     match = _TIME.match(plain)
     return (int(match[1]), int(match[2]), int(match[3] or 0), match[4] or "") if match else None
+
+
+def hour_of(time: tuple[int, int, int, str]) -> int:
+    """Return the hour of 24."""
+    return time[0] % 12 + 12 * (time[3] == "p") if time[3] else time[0]
 
 
 def ratio_of(text: str) -> list[str] | None:
@@ -141,6 +156,14 @@ def assignments(text: str) -> dict[str, str] | None:
     matches = [re.match(r"^\\?([A-Za-z]+)\s*=\s*([^=<>]+)$", item) for item in items]
     found = {match[1]: match[2].strip() for match in matches if match}
     return found if len(found) == len(items) > 1 else None
+
+
+def point_of(text: str, other: str) -> str:
+    r"""Return a row or column of a matrix as a point `(1,2)`, where what it is compared with is one."""
+    vector = _VECTOR.match(text.strip())
+    if vector is None or "\\begin" in other or not re.match(r"[(\[]|\\langle", other.strip()):
+        return text
+    return f"({re.sub(r'&|' + ROW_END, ',', vector[1])})"
 
 
 def bracketed(text: str) -> Bracketed | None:

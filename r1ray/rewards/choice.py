@@ -19,7 +19,7 @@ from r1ray.types import Verdict
 
 _WRAPPERS = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|mathit|boldsymbol|bf|rm)\b\s*|[${}*`\"']|\\[,;! ()\[\]]")
 _NAMED = re.compile(
-    r"^(?:the\s+)?(?:correct\s+)?(?:option|choice|answer|answers|options|choices|选项|选择|选|答案)s?(?:\s+is)?\s*[:是为]?\s*",
+    r"^(?:the\s+|my\s+)?(?:correct\s+)?(?:option|choice|correct|answer|answers|options|choices|选项|选择|故?选|答案)s?(?:\s+is)?\s*[:是为]?\s*",
     re.IGNORECASE,
 )
 _LETTERS = re.compile(r"^[A-Z](?:\s*(?:[,;、&/]|and|or|和|或)?\s*[A-Z])*$", re.IGNORECASE)
@@ -27,6 +27,8 @@ _LETTER_AND_TEXT = re.compile(
     r"^(?:[(\[【]\s*([A-Z])\s*[)\]】]|([A-Z])\s*[.):\u3001])\s*(.+)$", re.IGNORECASE | re.DOTALL
 )
 _DECLARED = re.compile(r"\b(?i:option|choice|answer)\s+\(?([A-Z])\)?\s+is\s+(?:the\s+)?(?i:correct|right|best)")
+# The longest line that is an option and no reasoning.
+_MAX_LINE_CHARS = 200
 _OPTION = re.compile(
     r"(?:^|\n|(?<=\s))\s*[(\[]?([A-Z])\s*[).\]:\u3001]\s*(.+?)(?=\s+[(\[]?[A-Z]\s*[).\]:\u3001]\s|\n|$)"
 )
@@ -48,7 +50,7 @@ def judge(completion: str, gold: str, question: str) -> RewardResult:
         return verdict_result(
             Verdict.ERROR, f"gold answer {shown(gold)} is no choice: give a letter or an option's text"
         )
-    answer = extract_answer(completion) or _declared(completion)
+    answer = extract_answer(completion) or _declared(completion) or _bare_choice(completion, options)
     if answer is None:
         return verdict_result(Verdict.UNPARSEABLE, "no answer found")
     given, text = _read(answer)
@@ -69,10 +71,27 @@ def _declared(completion: str) -> str | None:
     return found[-1] if found else None
 
 
+def _bare_choice(completion: str, options: dict[str, str]) -> str | None:
+    """Return the one line that is a choice and nothing else, at the end or above its explanation."""
+    lines = [line.strip() for line in answer_section(completion).splitlines() if line.strip()]
+    found: dict[frozenset[str], str] = {}
+    for line in lines:
+        letters, text = _read(line) if len(line) <= _MAX_LINE_CHARS else (None, "")
+        if letters is not None and (not text or len(lines) == 1 or (len(letters) == 1 and text in options.values())):
+            found[letters] = line
+        elif letters is None and (by_text := _letters_of_text(text, options)):
+            found[by_text] = line
+    if len(found) != 1:
+        return None
+    answer = next(iter(found.values()))
+    return answer if answer in (lines[0], lines[-1]) else None
+
+
 def _read(answer: str) -> tuple[frozenset[str] | None, str]:
     """Return the letters that an answer chooses, None where it chooses none by letter, and its text."""
     plain = _WRAPPERS.sub("", unicodedata.normalize("NFKC", answer)).strip().rstrip("。.,;").strip()
     plain = _NAMED.sub("", plain).strip()
+    plain = re.sub(r"\s*(?:选?项|\s(?:option|choice))$", "", plain)
     flat = re.sub(r"[()\[\]【】]", " ", plain).strip()
     if _LETTERS.match(flat):
         found = re.findall("[A-Z]", re.sub(r"\b(?:and|or)\b|和|或", " ", flat), re.IGNORECASE)

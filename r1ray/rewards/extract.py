@@ -18,13 +18,13 @@ _MAX_BARE_CHARS = 120
 _BOXED = re.compile(r"\\(?:f?boxed|fbox)\s*(?:\{|(?P<bare>[A-Za-z0-9]))")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _ANNOUNCED = re.compile(
-    r"(?:\b(?:final|correct|right|best)\s+(?:answer|option|choice)|\b(?:the|my|our)\s+answer|\banswer|\bans)"
+    r"(?:\b(?:final|correct|right|best)\s+(?:answer|option|choice)|\b(?:the|my|our)\s+answer|\bmy\s+(?:choice|pick)|\banswer|\bans|^\W{0,4}correct(?=\s*:))"
     r"[ \t]*(?:\([^()\n]{0,40}\)[ \t]*)?(?:\*\*)?[ \t]*(?:would be|is|:|=|\uff1a)"
     r"(?:[ \t]*(?:therefore|thus|simply|:|=|\*\*))*\s*(?=\S)"
     r"|^\W{0,6}(?:final answer|answer|solution)\W{0,6}$\s*(?=\S)"
     r"|####[ \t]*(?=\S)"
     r"|(?:最终|最后|正确)?(?:答案|结果|答)(?:\**\s*)(?:应该|应)?(?:是|为|[:\uff1a=])[\s*:\uff1a]*(?=\S)"
-    r"|(?:故|因此|所以|应|正确)?(?:选择?|选项)(?:是|为|项)?[\s*:\uff1a]*(?=[\uff08(\u3010]?[A-Z](?![A-Za-z]{2}))",
+    r"|(?:故|因此|所以|应|正确)?(?:选择?|选项)(?:是|为|项)?[\s*:\uff1a]*(?=[\uff08(\u3010]?(?-i:[A-Z](?![a-z])))",
     re.IGNORECASE | re.MULTILINE,
 )
 # "3.5 apples. Then" ends after "apples": a dot inside a number is not the end of the sentence.
@@ -117,7 +117,7 @@ def bare(text: str) -> str:
     if sentence and not text.startswith("选"):
         return sentence[1]
     if not re.search(r"\b[ap]\.m\.$", text):
-        text = text.removesuffix(".").rstrip()
+        text = text if text.endswith("...") else text.removesuffix(".").rstrip()
     # A sentence around one formula.
     around = re.fullmatch(r"([^$]*)\$([^$]+)\$([^$]*)", text)
     if around and re.search(r"[A-Za-z]{2}", around[1] + around[3]) and not re.search(r"[\d\\]", around[1] + around[3]):

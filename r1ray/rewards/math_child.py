@@ -15,7 +15,7 @@ from typing import Any
 
 from latex2sympy2_extended.latex2sympy2 import NormalizationConfig
 from math_verify import LatexExtractionConfig, parse, verify
-from sympy import EmptySet, Equality, Set, Union
+from sympy import EmptySet, Equality, Float, I, Rational, Set, Union
 from sympy.logic.boolalg import Boolean
 
 from r1ray.rewards import answer_forms as forms
@@ -32,7 +32,14 @@ _NORMALISATION = NormalizationConfig(
     basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all", equations=False
 )
 _EXTRACTION = [LatexExtractionConfig(boxed_match_priority=0, normalization_config=_NORMALISATION)]
+# Letters beside which i is the imaginary unit, and no index.
+_COMPLEX_NAMES = {"i", "x", "y", "z", "t", "theta", "omega", "phi"}
 _PAIRS = (("{", "}"), ("(", ")"), (r"\begin", r"\end"))
+_UNKNOWN = re.compile(r"\s*[A-Za-z]\s*=")
+_NO_SOLUTION = re.compile(
+    r"\\emptyset|(?:there (?:is|are) )?no (?:real |such )?(?:solution|root|value|number)s?(?: exists?)?|empty set"
+    r"|没有解|无解|空集|无实数解"
+)
 _RELATION = re.compile(r"[<>]|\\(?:le|ge|lt|gt)\b")
 
 
@@ -100,6 +107,9 @@ def _without_assignments(gold: str, answer: str) -> tuple[str, str]:
     names = [forms.name_of(text) for text in (gold, answer)]
     if None not in names and names[0] != names[1]:
         return gold, answer
+    # y = 2x and x = y/2 each give one unknown by the other, and are one equation.
+    if _UNKNOWN.match(gold) and _UNKNOWN.match(answer) and gold.lstrip()[0] in given and gold.lstrip()[0] not in wanted:
+        return gold, answer
     kept_equation = any(after == before and "=" in before for before, after in ((gold, wanted), (answer, given)))
     return (gold, answer) if kept_equation else (wanted, given)
 
@@ -118,6 +128,8 @@ def _readable(text: str) -> bool:
 
 def _same_words(gold: str, answer: str) -> bool | None:
     wanted, given = forms.words_of(gold), forms.words_of(answer)
+    if all(_NO_SOLUTION.fullmatch(words or text) for words, text in ((wanted, gold.strip()), (given, answer.strip()))):
+        return True
     if wanted is None:
         number = given and forms.number_of_words(given)
         return number == _squeezed(gold) if number else None
@@ -137,7 +149,9 @@ def _same_times(gold: str, answer: str) -> bool | None:
     wanted, given = forms.time_of(gold), forms.time_of(answer)
     if wanted is None or given is None:
         return None
-    return wanted[:3] == given[:3] and ("" in (wanted[3], given[3]) or wanted[3] == given[3])
+    hours = {forms.hour_of(wanted), forms.hour_of(given)}
+    same_hour = len(hours) == 1 or (wanted[0] == given[0] and "" in (wanted[3], given[3]))
+    return same_hour and wanted[1:3] == given[1:3]
 
 
 def _same_ratios(gold: str, answer: str) -> bool | None:
@@ -179,6 +193,7 @@ def _same_assignments(gold: str, answer: str) -> bool | None:
 
 def _same_brackets(gold: str, answer: str) -> bool | None:
     """Compare lists, sets, tuples and intervals item by item; None where that is no matter of items."""
+    gold, answer = forms.point_of(gold, answer), forms.point_of(answer, gold)
     wanted, given = forms.bracketed(gold), forms.bracketed(answer)
     if any(re.search(r"\\(?:cup|cap|le|ge|lt|gt|begin|setminus)\b|[<>]", text) for text in (gold, answer)):
         return None
@@ -200,6 +215,13 @@ def _same_brackets(gold: str, answer: str) -> bool | None:
             not two or (wanted.left, wanted.right) == (given.left, given.right) or "<" in (wanted.left, given.left)
         )
         return brackets and all(_same_item(a, b) for a, b in pairs)
+    if wanted.left == "(" and not given.left and not given.right:
+        # A point without its parentheses: only in its order.
+        return (
+            len(wanted.items) == len(given.items)
+            and wanted.right == ")"
+            and all(_same_item(a, b) for a, b in zip(wanted.items, given.items, strict=True))
+        )
     if wanted.ordered or given.ordered:
         return given.ordered and not wanted.left and _same_unordered(wanted.items, given.items)
     return _same_unordered(wanted.items, given.items)
@@ -231,12 +253,23 @@ def _same_formula(gold: str, answer: str) -> bool:
         wanted, given = _parse(gold), _parse(answer)
         if not wanted or not given:
             return False
+        wanted, given = _with_imaginary_unit(wanted[0], given[0])
         # Equality has no direction, and math-verify sometimes sees it from one side only.
-        return _verified(wanted[0], given[0]) or _verified(given[0], wanted[0])
+        return _verified(wanted, given) or _verified(given, wanted)
     except MemoryError:
         raise
     except Exception:  # sympy raises nearly anything on nonsense, and nonsense equals nothing
         return False
+
+
+def _with_imaginary_unit(*sides: Any) -> tuple[Any, Any]:
+    """Read the letter i as the imaginary unit, where no other letter says that it counts something."""
+    symbols = set().union(*(getattr(side, "free_symbols", set()) for side in sides))
+    unit = {symbol: I for symbol in symbols if symbol.name == "i"}
+    if not unit or any(symbol.name not in _COMPLEX_NAMES for symbol in symbols):
+        return sides[0], sides[1]
+    first, second = (side.subs(unit) if hasattr(side, "subs") else side for side in sides)
+    return first, second
 
 
 def _verified(gold: Any, answer: Any) -> bool:
@@ -269,6 +302,8 @@ def _as_set(text: str) -> Set | None:
         if not parsed:
             return None
         found = parsed[0]
+        # 0.5 and 1/2 bound the same set.
+        found = found.xreplace({number: Rational(str(number)) for number in found.atoms(Float)})
         if isinstance(found, Boolean) and not isinstance(found, Equality) and len(found.free_symbols) == 1:
             found = found.as_set()
         if not isinstance(found, Set):

@@ -42,6 +42,12 @@ _WRAPPERS = re.compile(
 _SPACES = re.compile(r"(?<!\\)\\[,;:! ]|\\q?quad\b|~|\\hspace\{[^{}]*\}")
 _NESTED_LIST = re.compile(r"^\[\s*(\[[^\[\]]*\](?:\s*,\s*\[[^\[\]]*\])*)\s*\]$")
 _FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln|exp"
+# An approximate value is judged as the value it states.
+_ABOUT = re.compile(
+    r"^(?:\\(?:approx|sim|simeq)\b|≈|~|(?:\\text\{\s*)?(?:(?:about|approximately|around|approx)\b\.?|大?约为?)\s*\}?)\s*",
+    re.IGNORECASE,
+)
+_TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)\b")
 _MAGNITUDES = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12, "万": 4, "亿": 8}
 
 
@@ -49,6 +55,7 @@ def spell(text: str) -> str:
     """Return an answer in the one spelling."""
     text = _spell_latex(_spell_plain(_spell_unicode(text))).strip()
     text = re.sub(r"(?<!\\)\\$", "", text).strip()
+    text = _ABOUT.sub("", text)
     if _REALS.match(re.sub(r"\\text\{([^{}]*)\}", r"\1", text)):
         return r"(-\infty,\infty)"
     return re.sub(r"^<(.+,.+)>$", r"\\langle \1\\rangle ", _SET_BUILDER.sub(r"\2", text))
@@ -82,7 +89,7 @@ def _spell_plain(text: str) -> str:
     text = re.sub(r"[√]\s*(\d+(?:\.\d+)?|[a-zA-Z])", r"\\sqrt{\1}", text)
     text = _grouped(text, re.compile(r"√\s*\("), r"\sqrt{", "}").replace("√", r"\sqrt")
     text = re.sub(rf"(?<![\\A-Za-z])({_FUNCTIONS})(?![A-Za-z])", r"\\\1", text)
-    text = re.sub(r"(?<![\\A-Za-z])pi(?![A-Za-z])", r"\\pi ", text)
+    text = re.sub(r"(?<![\\A-Za-z])(pi|theta|alpha|beta|phi|omega)(?![A-Za-z])", r"\\\1 ", text)
     text = re.sub(r"(?<![\\A-Za-z])(?:infinity|infty|inf|oo)(?![A-Za-z])", r"\\infty ", text)
     return re.sub(r"(?<=[\w)}])\s*\*\s*(?=[\w(\\])", r"\\cdot ", text)
 
@@ -109,6 +116,8 @@ def _spell_latex(text: str) -> str:
     text = re.sub(r"(\\frac\s*\{[^{}]*\})\s*(\d|[a-z])", r"\1{\2}", text)
     text = re.sub(r"\\sqrt(\s*\[\d\])?\s*(\d|[a-z])", r"\\sqrt\1{\2}", text)
     text = re.sub(r"\\frac\s*(\\[a-z]+)\s*(\d|[a-z])", r"\\frac{\1}{\2}", text)
+    if _TRIGONOMETRIC.search(text):
+        text = re.sub(r"(\d+(?:\.\d+)?)\s*\^\s*\{?\s*\\circ\s*\}?", r"(\1\\cdot\\frac{\\pi}{180})", text)
     text = re.sub(r"\\textcircled\s*\{(\d)\}", r"\1", text)
     return _spell_numbers(text)
 
@@ -135,6 +144,8 @@ def _spell_numbers(text: str) -> str:
         text,
     )
     text = re.sub(r"(?<![\w.^{])(-?\d+(?:\.\d+)?)\s*\\(?:times|cdot)\s*10\^\{(-?\d{1,3})\}", _decimal, text)
+    # 0.333... repeats its last digit.
+    text = re.sub(r"(\d*)\.(\d*?)(\d)\3{2,}\s*(?:\.\.\.|\\[lc]?dots)()", _repeating, text)
     text = re.sub(r"(\d*)\.(\d*)(?:\\(?:overline|bar|dot)\{(\d+)\}|\\(?:overline|bar|dot)(\d))", _repeating, text)
     # Mixed numbers, which math-verify reads as products or not at all.
     text = re.sub(r"(?<![\w.}^])(\d+)\s+(\d+)\s*/\s*(\d+)(?![\d.])", r"(\1+\\frac{\2}{\3})", text)

@@ -15,8 +15,9 @@ _NAMES = {
     "lb": "pound lbs", "oz": "ounce", "ml": "milliliter millilitre 毫升", "l": "liter litre 升", "gal": "gallon",
     "ms": "millisecond", "s": "second sec 秒", "min": "minute 分钟", "h": "hour hr 小时 时", "day": "d 天 日",
     "week": "wk 周", "month": "月", "year": "yr 年", "degree": "deg 度", "radian": "rad 弧度", "celsius": "",
-    "fahrenheit": "", "kelvin": "k", "n": "newton", "j": "joule", "kj": "kilojoule", "w": "watt", "kw": "kilowatt",
-    "v": "volt", "a": "ampere amp", "pa": "pascal", "hz": "hertz", "mol": "mole", "dollar": "usd $ us$ 美元",
+    "fahrenheit": "", "kelvin": "k", "n": "newton",
+    "μm": "micrometer micrometre micron 微米", "j": "joule", "kj": "kilojoule", "w": "watt", "kw": "kilowatt",
+    "v": "volt", "a": "ampere amp", "pa": "pascal", "hz": "hertz", "ohm": "", "mol": "mole", "dollar": "usd $ us$ 美元",
     "cent": "¢", "euro": "eur €", "yuan": "rmb cny ¥ 元 块", "gbp": "£", "rupee": "₹ inr", "yen": "jpy", "percent": "",
 }  # fmt: skip
 _CANONICAL = {name: unit for unit, names in _NAMES.items() for name in (unit, *names.split())}
@@ -65,7 +66,8 @@ def _is_unit(unit: str, value: str) -> bool:
         return True
     word = re.match(r"[A-Za-z.]+", unit)
     plain = word[0].lower() if word else ""
-    if plain in _NOT_UNITS or re.search(r"[A-Za-z]", re.sub(r"\\[A-Za-z]+", "", value)):
+    # A newton is written N, while n may be a variable.
+    if (plain in _NOT_UNITS and unit != "N") or re.search(r"[A-Za-z]", re.sub(r"\\[A-Za-z]+", "", value)):
         return False
     # A single letter may be a variable; units of measure follow plain numbers.
     return len(plain) >= 3 or _canonical(unit) in _NAMES or _is_known(_canonical(unit))

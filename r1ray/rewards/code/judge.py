@@ -90,8 +90,9 @@ class CodeJudge:
         self._verdicts: dict[tuple[str, str], RewardResult] = {}
 
     def judge(self, source: str, language: str, tests: CodeTests) -> RewardResult:
-        """Run a program against tests. The same program gets the same verdict again; one of `timeout` is tried anew, as
-        machines are busy at times.
+        """Run a program against tests.
+
+        The same program gets the same verdict again; one of `timeout` is tried anew, as machines are busy at times.
 
         Raises:
             GraderError: the language cannot be run here, or the tests themselves fail to run.

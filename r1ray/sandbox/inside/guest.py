@@ -11,6 +11,7 @@ import builtins
 import contextlib
 import importlib
 import io
+import operator
 import re
 import sys
 import threading
@@ -187,7 +188,9 @@ _OPERATIONS: dict[str, Any] = {
     "len": len,
     "bool": bool,
     "list": list,
-    "getitem": lambda value, key: value[key],
+    "getitem": operator.getitem,
+    "setitem": operator.setitem,
+    "setattr": setattr,
 }
 
 

@@ -35,6 +35,12 @@ class Remote:
             raise AttributeError(attribute)
         return _ask({**self._target, "attribute": attribute})
 
+    def __setattr__(self, attribute: str, value: Any) -> None:
+        self._operate("setattr", attribute, value)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._operate("setitem", key, value)
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call it there."""
         plain = RemotePlain()
