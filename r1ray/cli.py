@@ -14,7 +14,7 @@ import typer
 
 from r1ray import __version__
 from r1ray.config.load import load_config, to_yaml
-from r1ray.errors import R1RayError
+from r1ray.errors import R1RayError, SandboxError
 
 app = typer.Typer(
     help="Train reasoning models the way DeepSeek-R1 was trained, on Ray.",
@@ -80,6 +80,27 @@ def grade(
     from r1ray.stages.grade import grade_files
 
     grade_files(source, out, config_path=config, overrides=overrides or [], overwrite=overwrite)
+
+
+@app.command()
+def doctor(overrides: Overrides = None) -> None:
+    """Say what the sandbox can enforce on this machine, by trying each protection; exit code 1 if one is not held."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from r1ray.cluster.doctor import diagnose
+
+    checks = diagnose(load_config(None, overrides or []).sandbox)
+    table = Table(box=None)
+    for heading in ("", "protection", "seen"):
+        table.add_column(heading, overflow="fold")
+    marks = {True: "held", False: "NOT HELD", None: ""}
+    for check in checks:
+        table.add_row(marks[check.held], check.name, check.detail, style="bold red" if check.held is False else None)
+    Console(highlight=False).print(table)
+    missing = [check.name for check in checks if check.held is False]
+    if missing:
+        raise SandboxError(f"not held on this machine: {', '.join(missing)}")
 
 
 @app.command()

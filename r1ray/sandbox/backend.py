@@ -86,7 +86,12 @@ def launch(config: SandboxConfig, bind: Binds = ()) -> Launched:
     starter = {"bubblewrap": bubblewrap.prepare, "gvisor": gvisor.prepare, "none": unprotected.prepare}
     prepared = starter[config.backend](config, bind)
     cgroup = make_cgroup(config.cgroup)
-    settings = {"scratch": [], "remove": False, **prepared.settings, "seccomp": _filter(config)}
+    settings = {
+        "scratch": [],
+        "remove": False,
+        **prepared.settings,
+        "seccomp": base64.b64encode(seccomp_program()).decode(),
+    }
     errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed with what it belongs to)
     try:
         process = subprocess.Popen(
@@ -121,8 +126,3 @@ def runner_arguments(library: str) -> list[str]:
     """
     start = f"import sys; sys.path.insert(0, {library!r}); from r1ray.sandbox.inside.runner import main; main()"
     return ["-I", "-S", "-B", "-c", start]
-
-
-def _filter(config: SandboxConfig) -> str:
-    # gVisor answers system calls itself, and does not take the kernel's filters for all of them.
-    return "" if config.backend == "gvisor" else base64.b64encode(seccomp_program()).decode()
