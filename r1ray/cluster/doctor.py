@@ -134,7 +134,7 @@ _LIMIT_ATTEMPTS: dict[str, tuple[str, RunLimits, Callable[[RunResult], bool]]] =
         lambda result: result.truncated or result.timeout,
     ),
     "disk limited": (
-        "for i in range(4096):\n    open(f'{i}', 'wb').write(bytes(1 << 20))\nprint('written')",
+        "for i in range(256):\n    open(f'{i}', 'wb').write(bytes(1 << 20))\nprint('written')",
         _LIMITS,
         lambda result: "written" not in result.stdout,
     ),
