@@ -12,6 +12,7 @@ import base64
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
@@ -22,10 +23,12 @@ from r1ray.config.schema import SandboxConfig
 from r1ray.errors import SandboxError
 from r1ray.sandbox import bubblewrap, gvisor, unprotected
 from r1ray.sandbox.cgroups import Cgroup, make_cgroup
+from r1ray.sandbox.inside.watch import children_of
 from r1ray.sandbox.seccomp import seccomp_program
 
 Binds = Sequence[tuple[str, str]]
 _REAP_TIMEOUT_S = 10.0
+_RUNNER_ENDS_S = 2.0
 
 
 @dataclass
@@ -38,6 +41,7 @@ class Launched:
         cgroup: of everything in the sandbox; None where there is none.
         paths: prefixes of paths inside and what they are called where programs see them, for backends that cannot
             show a directory under another name.
+        alone: the kernel ends the programs with the runner; else the runner has to end them itself.
         cleanup: called once the process has ended.
     """
 
@@ -45,6 +49,7 @@ class Launched:
     errors: Any
     cgroup: Cgroup | None = None
     paths: Sequence[tuple[str, str]] = ()
+    alone: bool = True
     cleanup: list[Callable[[], None]] = field(default_factory=list)
 
     def end(self) -> None:
@@ -56,6 +61,8 @@ class Launched:
                 self.process.stdin.close()
         if self.cgroup is not None:
             self.cgroup.kill()
+        if not self.alone:
+            self._await_runner()
         for undo in self.cleanup:
             undo()
         self.process.kill()
@@ -66,6 +73,17 @@ class Launched:
         self.errors.close()
         if self.cgroup is not None:
             self.cgroup.remove()
+
+    def _await_runner(self) -> None:
+        """Give the runner time to end what it has started; end that from here where it does not."""
+        # A program of the same user may have stopped it.
+        self.process.send_signal(signal.SIGCONT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(_RUNNER_ENDS_S)
+            return
+        for pid in children_of(self.process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def last_words(self) -> str:
         """Return what was written to standard error."""
@@ -84,38 +102,39 @@ def launch(config: SandboxConfig, bind: Binds = ()) -> Launched:
         SandboxError: this machine lacks what the backend needs.
     """
     starter = {"bubblewrap": bubblewrap.prepare, "gvisor": gvisor.prepare, "none": unprotected.prepare}
-    prepared = starter[config.backend](config, bind)
     cgroup = make_cgroup(config.cgroup)
-    settings = {
-        "scratch": [],
-        "remove": False,
-        **prepared.settings,
-        "seccomp": base64.b64encode(seccomp_program()).decode(),
-    }
     errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed with what it belongs to)
+    descriptors: Sequence[int] = ()
     try:
+        prepared = starter[config.backend](config, bind)
+        descriptors = prepared.descriptors
+        settings = {"scratch": [], "remove": False, **prepared.settings}
+        settings["seccomp"] = base64.b64encode(seccomp_program()).decode()
+        command = prepared.command([*runner_arguments(prepared.library), json.dumps(settings)])
         process = subprocess.Popen(
-            prepared.command([*runner_arguments(prepared.library), json.dumps(settings)]),
+            command if cgroup is None else cgroup.enter(command),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
             bufsize=0,
-            pass_fds=prepared.descriptors,
+            pass_fds=descriptors,
             env=prepared.environment,
-            cwd=prepared.settings["work"] if config.backend == "none" else "/",
+            cwd=settings["work"] if config.backend == "none" else "/",
             start_new_session=True,
         )
-    except OSError as error:
+    except (OSError, SandboxError) as error:
         errors.close()
+        if cgroup is not None:
+            cgroup.remove()
+        if isinstance(error, SandboxError):
+            raise
         raise SandboxError(f"no sandbox could be started on this machine: {error}") from error
     finally:
-        for descriptor in prepared.descriptors:
+        for descriptor in descriptors:
             os.close(descriptor)
-    if cgroup is not None:
-        cgroup.add(process.pid)
     assert process.stdin is not None
     os.set_blocking(process.stdin.fileno(), False)
-    return Launched(process, errors, cgroup, prepared.paths, prepared.cleanup)
+    return Launched(process, errors, cgroup, prepared.paths, settings["alone"], prepared.cleanup)
 
 
 def runner_arguments(library: str) -> list[str]:

@@ -11,6 +11,7 @@ import contextlib
 import functools
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -33,10 +34,9 @@ class Cgroup:
 
     path: Path
 
-    def add(self, pid: int) -> None:
-        """Put a process, and all it will start, into it."""
-        with contextlib.suppress(OSError):
-            (self.path / "cgroup.procs").write_text(str(pid))
+    def enter(self, command: Sequence[str]) -> list[str]:
+        """Return a command that enters it before it becomes another; one that cannot enter does not start."""
+        return ["/bin/sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', str(self.path), *command]
 
     def limit(self, *, memory_bytes: int, processes: int, cores: float) -> None:
         """Limit what everything in it may use together.
