@@ -122,6 +122,19 @@ def check_prompts(rewards: RewardsConfig, prompts: Iterable[Prompt]) -> None:
             check_task(task)
 
 
+def check_judges(rewards: RewardsConfig, sandbox: SandboxConfig) -> None:
+    """Ask every LLM judge one question, before compute is spent on completions it could not judge.
+
+    Raises:
+        GraderError: an endpoint is down, refuses the key or does not know the model.
+    """
+    for term in rewards.terms:
+        if lane_of(term.name) is Lane.JUDGE:
+            check = getattr(resolve(term, rewards, sandbox), "check", None)
+            if callable(check):
+                check()
+
+
 def _import(name: str) -> Callable[..., Any]:
     module_name, _, attribute = name.partition(":")
     try:

@@ -24,7 +24,7 @@ from r1ray.driver.interrupt import InterruptFlag
 from r1ray.driver.placement import attach_ray
 from r1ray.errors import Interrupted
 from r1ray.rewards.pool import GraderPool
-from r1ray.rewards.registry import check_rewards
+from r1ray.rewards.registry import check_judges, check_rewards
 from r1ray.stages.grade_input import Row, map_prompts, open_rows
 from r1ray.stages.grade_output import GradeJournal
 from r1ray.tracking.grading_console import GradingConsole
@@ -62,6 +62,7 @@ def grade_files(source: str, out: Path, *, config_path: Path | None, overrides: 
     config, by_row = _load(config_path, overrides)
     check_rewards(config.rewards, config.sandbox)
     rows = open_rows(source)
+    check_judges(config.rewards, config.sandbox)
     journal = GradeJournal(
         out, rows=rows.count, fingerprint=_fingerprint(rows.fingerprint, config), overwrite=overwrite
     )

@@ -34,7 +34,7 @@ from r1ray.learner.protocol import LearnerOptions
 from r1ray.models.locate import locate_model
 from r1ray.models.tokenizer import load_tokenizer
 from r1ray.rewards.pool import GraderPool
-from r1ray.rewards.registry import check_prompts, check_rewards
+from r1ray.rewards.registry import check_judges, check_prompts, check_rewards
 from r1ray.rollout.pool import RolloutPool
 from r1ray.rollout.protocol import EngineOptions
 from r1ray.tracking.console import RunConsole
@@ -155,6 +155,7 @@ def _prepare_inputs(config: Config) -> Inputs:
     held_out = builder.build_all(open_source(config.data.eval))
     cursor = PromptCursor(open_source(config.data.train), builder, config.run.seed, config.data.shuffle)
     check_prompts(config.rewards, held_out)
+    check_judges(config.rewards, config.sandbox)
     return Inputs(model_path, cursor, held_out)
 
 

@@ -4,9 +4,9 @@ import sys
 import pytest
 
 from r1ray.config.schema import RewardsConfig, RewardTerm, SandboxConfig
-from r1ray.errors import ConfigError, DataError
+from r1ray.errors import ConfigError, DataError, GraderError
 from r1ray.rewards.accuracy import AccuracyReward
-from r1ray.rewards.registry import check_prompts, check_rewards, lane_of, needs_verdict, resolve
+from r1ray.rewards.registry import check_judges, check_prompts, check_rewards, lane_of, needs_verdict, resolve
 from r1ray.types import Completion, Prompt
 
 PROMPT = Prompt("p", "q", "q", (), "1")
@@ -120,3 +120,10 @@ def test_checking_names_imports_nothing_heavy():
         "sys.exit(', '.join({'torch', 'ray', 'sympy', 'math_verify'} & set(sys.modules)) or None)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_a_judge_that_is_down_is_found_before_the_run():
+    options = {"base_url": "http://127.0.0.1:9/v1", "model": "m", "max_retries": 0, "timeout_s": 2.0}
+    rewards = RewardsConfig(terms=[RewardTerm("accuracy"), RewardTerm("llm_judge", options=options)])
+    with pytest.raises(GraderError, match=r"127\.0\.0\.1:9"):
+        check_judges(rewards, SandboxConfig())
