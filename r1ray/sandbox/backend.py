@@ -28,6 +28,7 @@ from r1ray.sandbox.seccomp import seccomp_program
 
 Binds = Sequence[tuple[str, str]]
 _REAP_TIMEOUT_S = 10.0
+_ISOLATED_ENDS_S = 0.5
 _RUNNER_ENDS_S = 2.0
 
 
@@ -54,15 +55,14 @@ class Launched:
 
     def end(self) -> None:
         """Kill it and everything in the sandbox."""
-        # The kernel kills every process of a PID namespace with its first; without one the runner's own
-        # descendants go when it sees its channel close.
+        # A runner that sees its channel close ends, and is reaped by what started it; killed, it would be an orphan
+        # that some containers' first process never reaps. The kernel kills the rest of its PID namespace with it.
         if self.process.stdin is not None:
             with contextlib.suppress(OSError):
                 self.process.stdin.close()
+        self._await_runner()
         if self.cgroup is not None:
             self.cgroup.kill()
-        if not self.alone:
-            self._await_runner()
         for undo in self.cleanup:
             undo()
         self.process.kill()
@@ -79,7 +79,9 @@ class Launched:
         # A program of the same user may have stopped it.
         self.process.send_signal(signal.SIGCONT)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(_RUNNER_ENDS_S)
+            self.process.wait(_ISOLATED_ENDS_S if self.alone else _RUNNER_ENDS_S)
+            return
+        if self.alone:
             return
         for pid in children_of(self.process.pid):
             with contextlib.suppress(ProcessLookupError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -200,12 +201,14 @@ class Box:
             return
         self.close()
         self._launched = launch(self._config, self._bind)
+        # A sandbox does not outlive a box, or a judge with its spare box, that nobody closed.
+        self._end = weakref.finalize(self, self._launched.end)
 
     def close(self) -> None:
         """End the sandbox and everything in it; a later run starts another."""
         launched, self._launched, self._ready = self._launched, None, False
         if launched is not None:
-            launched.end()
+            self._end()
 
     def _await_ready(self) -> None:
         self.start()

@@ -1,7 +1,8 @@
 """The command that puts a process into a bubblewrap sandbox.
 
 Inside: every namespace new, no network, a read-only root of system libraries and one Python, an empty /tmp of limited
-size, no capability that programs keep, a seccomp filter, an empty environment. Run as root, the sandbox has two users
+size, no capability that programs keep, a seccomp filter, an empty environment; the runner is process 1, which nothing
+inside can kill or stop, and no other process holds its pipes. Run as root, the sandbox has two users
 of its own: the runner, and the programs, which can then neither signal nor read the runner, and whose processes the
 kernel counts. Run as another user, programs and runner are one user.
 """
@@ -84,12 +85,14 @@ def bwrap_command(*, tmp_bytes: int, userns_fd: int | None, bind: Sequence[tuple
         userns_fd: a user namespace from `two_user_namespace`; None: bubblewrap makes one with the caller's user only.
         bind: more directories or files to show read-only: (outside, inside).
     """
-    command = [find_bwrap(), "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
+    command = [find_bwrap(), "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
+    # A process 1 of bubblewrap's would hold the runner's pipes too, and a program of the same user could open them.
+    command += ["--unshare-cgroup-try", "--as-pid-1"]
     if userns_fd is None:
         command += ["--unshare-user", "--uid", str(PROGRAM_UID), "--gid", str(PROGRAM_UID), "--cap-drop", "ALL"]
     else:
         command += ["--userns", str(userns_fd), "--cap-drop", "ALL"]
-        for capability in ("CAP_SETUID", "CAP_SETGID", "CAP_KILL", "CAP_DAC_OVERRIDE"):
+        for capability in ("CAP_SETUID", "CAP_SETGID", "CAP_KILL", "CAP_DAC_OVERRIDE", "CAP_SYS_PTRACE"):
             command += ["--cap-add", capability]
     command += ["--die-with-parent", "--new-session", "--clearenv", "--hostname", "sandbox"]
     command += ["--setenv", "PATH", "/usr/bin:/bin", "--setenv", "HOME", "/tmp", "--setenv", "LANG", "C.UTF-8"]

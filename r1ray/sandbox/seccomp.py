@@ -21,6 +21,8 @@ REFUSED = (
     *("init_module", "finit_module", "delete_module", "kexec_load", "kexec_file_load", "reboot"),
     *("syslog", "acct", "settimeofday", "clock_settime", "clock_adjtime", "adjtimex", "sethostname", "setdomainname"),
     *("name_to_handle_at", "open_by_handle_at", "fanotify_init", "lookup_dcookie", "vhangup", "iopl", "ioperm"),
+    # Memory that belongs to no process, which only a cgroup would count.
+    *("memfd_create", "memfd_secret", "shmget", "semget", "msgget"),
     *("personality", "uselib", "ustat", "_sysctl", "modify_ldt", "vmsplice", "move_pages", "mbind", "migrate_pages"),
 )
 _NEW_NAMESPACES = 0x7E020080  # CLONE_NEW{TIME,NS,CGROUP,UTS,IPC,USER,PID,NET}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from r1ray.rewards.code.problem import Checker
 
 _RELATIVE, _ABSOLUTE = 1e-6, 1e-9
+# Elements of a set that are compared each with each.
+_TRIED_ELEMENTS = 500
 
 
 def same_output(output: str, expected: str, checker: Checker) -> bool:
@@ -32,6 +35,9 @@ def _same_word(got: str, wanted: str, tolerance: float) -> bool:
         a, b = float(got), float(wanted)
     except ValueError:
         return False
+    # Integers too long for a float are all infinite.
+    if math.isinf(a) or math.isinf(b):
+        return a == b and not any(character.isdigit() for character in got + wanted)
     return math.isclose(a, b, rel_tol=tolerance, abs_tol=tolerance)
 
 
@@ -58,6 +64,10 @@ def _same_tagged(kind: str, content: Any, expected: Any) -> bool:
     match kind:
         case "int":
             return same_value(int(content, 16), expected)
+        case "fraction":
+            return same_value(int(content[0], 16) / int(content[1], 16), expected)
+        case "decimal":
+            return same_value(float(content), expected)
         case "float":
             # NaN and infinity, which JSON text writes as Python does.
             return isinstance(expected, float) and str(expected) == str(float(content))
@@ -77,7 +87,18 @@ def _same_items(got: list[Any], expected: list[Any]) -> bool:
 def _same_elements(got: list[Any], expected: list[Any]) -> bool:
     if len(got) != len(expected):
         return False
-    left = list(expected)
+    # What is written alike is equal; only the rest, such as floats, is tried each with each.
+    unmatched = Counter(json.dumps(element, sort_keys=True) for element in expected)
+    rest = []
+    for element in got:
+        text = json.dumps(element, sort_keys=True)
+        if unmatched[text] > 0:
+            unmatched[text] -= 1
+        else:
+            rest.append(element)
+    got, left = rest, [json.loads(text) for text in unmatched.elements()]
+    if len(got) > _TRIED_ELEMENTS:
+        return False
     for element in got:
         match = next((i for i, candidate in enumerate(left) if same_value(element, candidate)), None)
         if match is None:

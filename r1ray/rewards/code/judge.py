@@ -32,8 +32,11 @@ _COMPILE_LIMITS = RunLimits(
     processes=128,
     address_bytes=_UNBOUNDED_BYTES,
 )
+# Each thread of a compiled program reserves a stack of the size of its memory limit, and uses little of it.
+_STACKS_BYTES = 16 << 30
 # Of compiled programs kept.
 _KEPT_BYTES = 1 << 28
+_OUTPUT_BYTES = 1 << 20
 _SHOWN_CHARS = 160
 
 
@@ -184,7 +187,7 @@ class CodeJudge:
         run: dict[str, Any] = {"kind": "script", "source": program.source}
         if program.tools.run:
             run = {"kind": "exec", "argv": program.tools.run}
-        limits = _limits(tests, bounded_addresses=program.tools.bounded_addresses)
+        limits = _limits(tests, address_bytes=_addresses(program.tools, tests), output=case.stdout)
         result = box.run({**run, "stdin": case.stdin}, limits)
         if not result.ok:
             return _failure(result, "failed")
@@ -196,12 +199,19 @@ class CodeJudge:
 
     def _check_by_program(self, tests: CodeTests, case: StdioCase, output: str) -> bool:
         """Let a checker program decide: it finds `input`, `output` and `expected` and ends with code 0 if correct."""
+        result = self._run_checker(tests, case, output)
+        if result.code in (0, 1):
+            return result.code == 0
+        # An output that it chokes on is wrong, unless it chokes on the expected one too.
+        trial = self._run_checker(tests, case, case.stdout)
+        if trial.code not in (0, 1):
+            raise GraderError(f"the checker program failed: {_failure(trial, 'failed').detail}")
+        return False
+
+    def _run_checker(self, tests: CodeTests, case: StdioCase, output: str) -> RunResult:
         files = {"input": case.stdin, "output": output, "expected": case.stdout}
         with self._box() as box:
-            result = box.run({"kind": "script", "source": tests.checker.code, "files": files}, _limits(tests))
-        if result.code not in (0, 1):
-            raise GraderError(f"the checker program failed: {_failure(result, 'failed').detail}")
-        return result.code == 0
+            return box.run({"kind": "script", "source": tests.checker.code, "files": files}, _limits(tests))
 
     def _run_asserts(self, source: str, tests: CodeTests) -> CaseResult:
         limits = _limits(tests)
@@ -224,12 +234,21 @@ class CodeJudge:
         return RewardResult(value, results[failed].verdict, f"case {failed + 1} of {count}: {results[failed].detail}")
 
 
-def _limits(tests: CodeTests, *, bounded_addresses: bool = True) -> RunLimits:
+def _addresses(tools: Toolchain, tests: CodeTests) -> int | None:
+    """Return how much a program may reserve; what it uses is limited beside that. None: no more than that."""
+    if not tools.run:
+        return None
+    return tests.memory_limit_bytes + _STACKS_BYTES if tools.bounded_addresses else _UNBOUNDED_BYTES
+
+
+def _limits(tests: CodeTests, *, address_bytes: int | None = None, output: str = "") -> RunLimits:
     return RunLimits(
         cpu_s=tests.time_limit_s,
         wall_s=tests.time_limit_s * WALL_FACTOR,
         memory_bytes=tests.memory_limit_bytes,
-        address_bytes=None if bounded_addresses else _UNBOUNDED_BYTES,
+        # Room for all of a long expected output, and for one that is wrong.
+        output_bytes=max(_OUTPUT_BYTES, 2 * len(output.encode("utf-8", "replace"))),
+        address_bytes=address_bytes,
     )
 
 
