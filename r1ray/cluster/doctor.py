@@ -28,6 +28,9 @@ _ATTEMPTS = {
     "other processes hidden": "import os\nassert len([p for p in os.listdir('/proc') if p.isdigit()]) > 3",
     "runner cannot be signalled": "import os\nos.kill(os.getppid(), 19)",
     "runner's memory closed": "import os\nopen(f'/proc/{os.getppid()}/mem', 'rb')",
+    "runner's pipes closed": "import os\nreached = []\nfor pid in (1, os.getppid()):\n    for fd in (0, 1):\n"
+    "        try:\n            reached.append(os.open(f'/proc/{pid}/fd/{fd}', os.O_RDWR | os.O_NONBLOCK))\n"
+    "        except OSError:\n            pass\nassert reached",
     "environment empty": "import os\nassert set(os.environ) - {'PATH', 'HOME', 'LANG', 'PWD', 'LC_CTYPE', 'TMPDIR'}",
     "no inherited descriptors": "import os\nassert [d for d in os.listdir('/proc/self/fd') if int(d) > 4]",
     "unprivileged user": "import os\nassert os.getuid() == 0",
