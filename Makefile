@@ -9,7 +9,7 @@ TORCH_INDEX := https://download.pytorch.org/whl/cpu
 UV := uv==0.13.8
 RUN_DIR ?= runs/quickstart
 
-.PHONY: quickstart test check format lock install install-bench install-gpu clean
+.PHONY: quickstart test check format lock install install-gpu clean
 
 quickstart: install
 	@$(BIN)/r1ray train conf/quickstart.yaml run.dir=$(RUN_DIR)
@@ -33,20 +33,16 @@ install: $(VENV)/.installed
 
 # PyPI's plain torch is a CUDA build, so the CPU build comes first and alone: from the indexes this machine is set up
 # with, else from PyTorch's own. The lock is complete and leaves out torchvision and its like, whose CUDA builds break
-# a CPU torch; hence --no-deps.
+# a CPU torch; hence --no-deps. DeepSpeed comes as source, and builds against the torch that is there.
 $(VENV)/.installed: $(LOCK) pyproject.toml
 	$(PYTHON) -c 'import sys; assert sys.version_info[:2] == (3, 11), f"r1ray is locked for Python 3.11, got {sys.version}: set PYTHON=/path/to/python3.11"'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps "$(TORCH)" \
 		|| $(BIN)/pip install --quiet --disable-pip-version-check --no-deps "$(TORCH)" --index-url $(TORCH_INDEX)
-	$(BIN)/pip install --quiet --disable-pip-version-check "$(UV)"
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r $(LOCK)
+	$(BIN)/pip install --quiet --disable-pip-version-check "$(UV)" setuptools wheel ninja
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation-package deepspeed -r $(LOCK)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	touch $@
-
-# TRL, for benchmarks/vs_trl.py only.
-install-bench: install
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r deploy/locks/bench.txt
 
 # A GPU machine takes vLLM with its ordinary dependencies.
 install-gpu:

@@ -4,7 +4,6 @@ Both get the same model, prompts in the same order, group size, completion budge
 optimizer, and take turns on this machine. Samples per second are over whole steps (generation, grading, learning,
 weight sync), the first step left out.
 
-    make install-bench
     .venv/bin/python benchmarks/vs_trl.py embedded
     .venv/bin/python benchmarks/vs_trl.py smollm2
 """

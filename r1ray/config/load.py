@@ -1,8 +1,8 @@
 """Reads a YAML file and dotted overrides into a checked `Config`.
 
 Everything that can be known to be wrong without torch, ray or a model is refused here, with the key, what
-is allowed, what came and the nearest valid key. A file may build on another with `extends: other.yaml`
-(relative to itself).
+is allowed, what came and the nearest valid key. A file may build on others with `extends: other.yaml`, or a
+list of them (relative to itself); what comes later wins.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ EXTENDS = "extends"
 
 
 def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
-    """Return the resolved and validated configuration of `path` with `key=value` overrides applied.
+    """Return the resolved and validated configuration of `path` with overrides applied.
 
     Args:
         path: YAML file; None: the schema's defaults.
-        overrides: applied in order.
+        overrides: `key=value`, or further YAML files; applied in order.
 
     Raises:
         ConfigError: missing file, bad YAML, unknown key, wrong type or impossible combination.
@@ -68,8 +68,12 @@ def _file_layers(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[str, Dic
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(layer, DictConfig):
         raise ConfigError(f"{path} must hold a mapping of config sections, got {type(layer).__name__}")
-    base = layer.pop(EXTENDS, None)
-    below = _file_layers(path.parent / base, (*seen, path.resolve())) if base else []
+    bases = layer.pop(EXTENDS, None) or []
+    below = [
+        found
+        for base in ([bases] if isinstance(bases, str) else bases)
+        for found in _file_layers(path.parent / str(base), (*seen, path.resolve()))
+    ]
     return [*below, (str(path), layer)]
 
 
@@ -83,11 +87,14 @@ def _nearby_files(path: Path) -> str:
 
 
 def _override_layers(overrides: Sequence[str]) -> list[tuple[str, DictConfig]]:
-    layers = []
+    layers: list[tuple[str, DictConfig]] = []
     for override in overrides:
+        if override.endswith((".yaml", ".yml")) and "=" not in override:
+            layers += _file_layers(Path(override))
+            continue
         key, equals, _ = override.partition("=")
         if not equals or not key or key.startswith("-"):
-            raise ConfigError(f"override {override!r} must have the form key=value, e.g. train.steps=10")
+            raise ConfigError(f"override {override!r} must have the form key=value, e.g. train.steps=10, or be a YAML file")
         try:
             layers.append((f"override {override!r}", OmegaConf.from_dotlist([override])))
         except (OmegaConfBaseException, YAMLError) as error:

@@ -32,7 +32,6 @@ class ModelConfig:
     revision: str | None = None
     # Compute dtype of rollout and learner; master weights are always float32.
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    gradient_checkpointing: bool = False
     trust_remote_code: bool = False
 
 
@@ -172,20 +171,47 @@ class SandboxConfig:
 
 @dataclass
 class AlgorithmConfig:
-    """The GRPO objective."""
+    """The objective. conf/algorithm holds it by the names of the papers."""
 
-    advantage: Literal["group_zscore", "group_mean"] = "group_zscore"
+    # What a completion is worth beside the others: of its prompt (group_*, leave_one_out, pass_at_k), divided by the
+    # standard deviation of the whole step (group_mean_batch_std), against the whole step (batch_zscore), or each reward
+    # normalised by itself before they are added (per_reward_zscore).
+    advantage: Literal[
+        "group_zscore",
+        "group_mean",
+        "leave_one_out",
+        "pass_at_k",
+        "group_mean_batch_std",
+        "batch_zscore",
+        "per_reward_zscore",
+    ] = "group_zscore"
+    # k of pass_at_k: the group is worth what the best of k completions is.
+    pass_at_k: int = 4
+    policy_loss: Literal["clipped", "gspo", "cispo", "gmpo", "sapo", "reinforce"] = "clipped"
+    # Of the token ratio; of the sequence ratio for gspo, of the logarithm for gmpo.
     clip_low: float = 0.2
     clip_high: float = 0.2
-    # Caps the ratio where the advantage is negative (two-sided clip); null: no cap.
+    # Caps the ratio where the advantage is negative (two-sided clip, `clipped` only); null: no cap.
     clip_delta: float | None = None
+    # Temperatures of sapo's soft gate for positive and for negative advantages.
+    gate_temperature_positive: float = 1.0
+    gate_temperature_negative: float = 1.05
     kl_coef: float = 0.001
+    kl_estimator: Literal["k1", "k2", "k3", "weighted_k3"] = "k3"
+    # A term of the loss, or taken off each completion's reward before advantages.
+    kl_in: Literal["loss", "reward"] = "loss"
     entropy_coef: float = 0.0
-    # token: mean over all tokens of the step; sequence: mean over tokens, then over completions;
-    # constant: sum over tokens / max_completion_tokens, then mean over completions (Dr. GRPO).
-    loss_aggregation: Literal["token", "sequence", "constant"] = "token"
-    # Truncated importance weight min(old / rollout, cap) per token; null: none.
-    importance_cap: float | None = 2.0
+    # token: mean over all tokens of the step; sequence: mean over tokens, then over completions; prompt: mean over the
+    # tokens of a prompt's completions, then over prompts; constant: sum over tokens / max_completion_tokens, then mean
+    # over completions (Dr. GRPO).
+    loss_aggregation: Literal["token", "sequence", "prompt", "constant"] = "token"
+    # What becomes of tokens that learner and rollout engine find differently likely: weights old / rollout, cut off
+    # above importance_cap (truncate), or zero outside of importance_floor .. importance_cap (mask).
+    importance_correction: Literal["none", "truncate", "mask"] = "truncate"
+    # Per token, per sequence (product of its tokens), or the sequence's geometric mean.
+    importance_level: Literal["token", "sequence", "geometric"] = "token"
+    importance_cap: float = 2.0
+    importance_floor: float = 0.0
     # Groups whose completions all earn the same carry no gradient.
     equal_reward_groups: Literal["drop", "keep"] = "drop"
     # A completion over the length limit: wrong (reward 0), masked out of the loss, or kept with the reward it earned.
@@ -195,11 +221,27 @@ class AlgorithmConfig:
 
 
 @dataclass
+class LoraConfig:
+    """Low-rank adapters in place of full training; the base model is then also the reference."""
+
+    # 0: none, every parameter is trained.
+    rank: int = 0
+    alpha: float = 32.0
+    # Modules that get adapters: names, or all linear modules of the transformer blocks.
+    target_modules: list[str] = field(default_factory=lambda: ["all-linear"])
+
+
+@dataclass
 class LearnerConfig:
     """The optimizer and the processes that run it."""
 
-    backend: Literal["fsdp2"] = "fsdp2"
+    backend: Literal["fsdp2", "deepspeed"] = "fsdp2"
     num_processes: int = 1
+    # deepspeed: 1 shards the optimizer, 2 the gradients too, 3 the parameters too.
+    zero_stage: int = 3
+    # fsdp2: processes that split each layer, and each sequence; num_processes is a multiple of their product.
+    tensor_parallel: int = 1
+    context_parallel: int = 1
     lr: float = 3.0e-6
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: int = 0
@@ -210,8 +252,23 @@ class LearnerConfig:
     max_grad_norm: float = 1.0
     # Tokens of one packed forward and backward pass in one process.
     micro_batch_tokens: int = 16384
+    # What the backward pass computes again instead of keeping: nothing, all but matrix products and attention, or
+    # whole transformer blocks.
+    activation_checkpointing: Literal["none", "selective", "full"] = "none"
+    # On GPUs: keep the optimizer, or the reference model, in CPU memory.
+    offload_optimizer: bool = False
+    offload_reference: bool = False
+    # Compile each transformer block (minutes at the start, faster steps on GPUs).
+    compile: bool = False
+    # Fused kernels of liger-kernel for norms, rotary embeddings and MLPs (GPUs only).
+    fused_kernels: bool = False
+    # Multiply by the LM head in float32, whatever model.dtype is.
+    fp32_lm_head: bool = False
+    lora: LoraConfig = field(default_factory=LoraConfig)
     # CPU cores of one process; 0 shares out what the machine has.
     cpus_per_process: int = 0
+    # Times that the learner starts again from the last checkpoint after a process of it died.
+    max_restarts: int = 3
     start_timeout_s: float = 900.0
     # No call of the learner may take longer.
     step_timeout_s: float = 3600.0

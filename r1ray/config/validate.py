@@ -88,8 +88,22 @@ def _check_objective(config: Config) -> None:
             a.clip_delta,
             "it caps the ratio of tokens with a negative advantage above the ordinary clip",
         )
-    if a.importance_cap is not None:
-        _require(a.importance_cap > 0, "algorithm.importance_cap", "> 0 or null", a.importance_cap, "it caps a ratio")
+    _require(
+        a.importance_cap > a.importance_floor >= 0,
+        "algorithm.importance_cap",
+        f"> algorithm.importance_floor = {a.importance_floor:g} >= 0",
+        a.importance_cap,
+        "they bound a ratio",
+    )
+    for key, temperature in {"positive": a.gate_temperature_positive, "negative": a.gate_temperature_negative}.items():
+        _require(temperature > 0, f"algorithm.gate_temperature_{key}", "> 0", temperature, "sapo divides by it")
+    _require(
+        a.advantage != "pass_at_k" or 1 <= a.pass_at_k < config.rollout.group_size,
+        "algorithm.pass_at_k",
+        f">= 1 and < rollout.group_size = {config.rollout.group_size}",
+        a.pass_at_k,
+        "a group is compared by the best of k of its completions",
+    )
     _require(lr.lr > 0, "learner.lr", "> 0", lr.lr, "with 0 nothing is learned")
     _require(lr.max_grad_norm > 0, "learner.max_grad_norm", "> 0", lr.max_grad_norm, "a huge value switches it off")
     r, e = config.rollout, config.eval

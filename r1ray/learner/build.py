@@ -77,7 +77,7 @@ def build_policy(options: LearnerOptions, mesh: DeviceMesh, *, trainable: bool) 
             "found at base_model.layers: r1ray trains decoder-only models of the Llama and Qwen kind"
         )
     causal_lm.config.use_cache = False
-    if trainable and options.gradient_checkpointing:
+    if trainable and options.learner.activation_checkpointing == "full":
         causal_lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     compute_dtype = getattr(torch, options.dtype)
     policy = Policy(causal_lm)

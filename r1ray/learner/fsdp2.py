@@ -96,7 +96,7 @@ class Fsdp2Learner:
             logprobs, old, advantages, clip_low=a.clip_low, clip_high=a.clip_high, clip_delta=a.clip_delta
         )
         importance = torch.ones_like(old)
-        if a.importance_cap is not None:
+        if a.importance_correction == "truncate":
             importance = truncated_importance_weights(old, batch.rollout_logprobs, cap=a.importance_cap)
         per_token = policy_loss * importance
         kl = self._kl(batch, logprobs)

@@ -32,7 +32,6 @@ class LearnerOptions:
     revision: str | None
     trust_remote_code: bool
     dtype: str
-    gradient_checkpointing: bool
     device: str
     rank: int
     world_size: int

@@ -259,7 +259,6 @@ def _learner_options(config: Config, inputs: Inputs, placement: Placement) -> Le
         revision=config.model.revision,
         trust_remote_code=config.model.trust_remote_code,
         dtype=config.model.dtype,
-        gradient_checkpointing=config.model.gradient_checkpointing,
         device=placement.device,
         world_size=config.learner.num_processes,
         temperature=config.rollout.temperature,

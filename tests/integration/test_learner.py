@@ -41,7 +41,6 @@ def options(model_path: str, **changes: Any) -> LearnerOptions:
         revision=None,
         trust_remote_code=False,
         dtype="float32",
-        gradient_checkpointing=False,
         device="cpu",
         rank=0,
         world_size=1,
