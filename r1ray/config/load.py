@@ -94,7 +94,9 @@ def _override_layers(overrides: Sequence[str]) -> list[tuple[str, DictConfig]]:
             continue
         key, equals, _ = override.partition("=")
         if not equals or not key or key.startswith("-"):
-            raise ConfigError(f"override {override!r} must have the form key=value, e.g. train.steps=10, or be a YAML file")
+            raise ConfigError(
+                f"override {override!r} must have the form key=value, e.g. train.steps=10, or be a YAML file"
+            )
         try:
             layers.append((f"override {override!r}", OmegaConf.from_dotlist([override])))
         except (OmegaConfBaseException, YAMLError) as error:
