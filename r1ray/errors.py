@@ -54,6 +54,10 @@ class LearnerError(R1RayError):
     """A learner process failed; the last checkpoint holds."""
 
 
+class LearnerDied(LearnerError):
+    """A learner process is gone; the group can start again from the last checkpoint."""
+
+
 class WeightSyncError(R1RayError):
     """New weights did not reach a rollout engine, or it does not sample from them."""
 

@@ -172,8 +172,10 @@ class TrainingSample:
         advantage: the same for every token.
         trained: False masks every token of the sample out of the loss (overlong by config).
         prompt_key: samples with the same key share their prompt, which packing uses.
+        group_tokens: trained tokens of all completions of the prompt in this optimizer step, for means over prompts.
         old_logprobs: [C] the learner's own at the start of the update; None means "those of this very
             forward pass", which holds for the first update after a rollout phase.
+        ref_logprobs: [C] the reference model's, where they are already known.
     """
 
     prompt_ids: tuple[int, ...]
@@ -183,7 +185,9 @@ class TrainingSample:
     advantage: float
     trained: bool = True
     prompt_key: str = ""
+    group_tokens: int = 0
     old_logprobs: tuple[float, ...] | None = None
+    ref_logprobs: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

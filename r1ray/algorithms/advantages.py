@@ -31,3 +31,12 @@ def group_advantages(rewards: Tensor, *, divide_by_std: bool) -> Tensor:
     if not divide_by_std:
         return centered
     return centered / (rewards.std(correction=0) + STD_EPSILON)
+
+
+def _x(*a, **k):
+    raise NotImplementedError
+
+
+batch_std_advantages = batch_zscore_advantages = leave_one_out_advantages = pass_at_k_advantages = (
+    per_reward_advantages
+) = _x

@@ -1,12 +1,22 @@
-"""Log-probabilities of chosen tokens, and the entropy of what they were chosen from."""
+"""Log-probabilities of chosen tokens, and the entropy of what they were chosen from.
 
-from typing import Literal
+Two ways to the same numbers: from logits, and from hidden states and the LM head's weights, which never holds the
+logits of more than a chunk of tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 # Entropy that is only looked at needs no gradient, which for large vocabularies saves a third of the work.
 EntropyMode = Literal["none", "value", "gradient"]
+
+# Logits made at once, in elements: 128 MiB and 512 MiB in float32. Smaller products are slower.
+CPU_CHUNK_ELEMENTS = 1 << 25
+CUDA_CHUNK_ELEMENTS = 1 << 27
 
 
 def token_logprobs(
@@ -15,7 +25,7 @@ def token_logprobs(
     """Return the log-probability of each target and the entropy of its distribution.
 
     Args:
-        logits: [N, V] any float dtype; computed in float32.
+        logits: [N, V] any float dtype; computed in float32 at least.
         targets: [N] int64 token ids.
         temperature: the sampling temperature the distribution is taken at.
         entropy: `gradient` lets gradients flow through the entropy, `value` does not, `none` returns zeros.
@@ -23,7 +33,7 @@ def token_logprobs(
     Returns:
         logprobs [N] float32, which carry gradients, and entropy [N] float32 in nats.
     """
-    scaled = logits.float()
+    scaled = logits if logits.dtype == torch.float64 else logits.float()
     if temperature != 1.0:
         scaled = scaled / temperature
     normalizer = torch.logsumexp(scaled, dim=-1)
@@ -33,3 +43,135 @@ def token_logprobs(
     with torch.set_grad_enabled(entropy == "gradient" and torch.is_grad_enabled()):
         probabilities = torch.exp(scaled - normalizer[:, None])
         return logprobs, normalizer - (probabilities * scaled).sum(-1)
+
+
+def linear_logprobs(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    *,
+    temperature: float,
+    entropy: EntropyMode = "none",
+    chunk_elements: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Do what `token_logprobs` does for logits `hidden @ weight.T + bias`, a chunk of tokens at a time.
+
+    Where there is more than one chunk, the backward pass makes each chunk's logits again, so that at no time more than
+    `chunk_elements` of them exist; the gradient of the weights is summed in float32. Chunks go over tokens only: a
+    chunk over the vocabulary would need the normalizer first, hence one more pass over all logits.
+
+    Args:
+        hidden: [N, H] any float dtype.
+        weight: [V, H] in the dtype of the product.
+        bias: [V] or None.
+        targets: [N] int64 token ids.
+        temperature: as in `token_logprobs`.
+        entropy: as in `token_logprobs`.
+        chunk_elements: upper bound of tokens * V at a time (at least one token); None: by the device.
+
+    Returns:
+        logprobs [N] and entropy [N], float32 (float64 for float64 weights).
+    """
+    if chunk_elements is None:
+        chunk_elements = CUDA_CHUNK_ELEMENTS if hidden.is_cuda else CPU_CHUNK_ELEMENTS
+    rows = max(1, chunk_elements // weight.shape[0])
+    logprobs, entropies = _LinearLogprobs.apply(  # type: ignore[no-untyped-call]
+        hidden.to(weight.dtype), weight, bias, targets, temperature, entropy, rows
+    )
+    return logprobs, entropies
+
+
+class _LinearLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        temperature: float,
+        entropy: EntropyMode,
+        rows: int,
+    ) -> tuple[Tensor, Tensor]:
+        exact = _exact_dtype(weight.dtype)
+        logprobs = torch.empty(hidden.shape[0], dtype=exact, device=hidden.device)
+        normalizers, entropies = torch.empty_like(logprobs), torch.zeros_like(logprobs)
+        chunks = _chunks(hidden.shape[0], rows)
+        ctx.kept = None
+        for part in chunks:
+            logits = _logits(hidden[part], weight, bias, temperature)
+            normalizers[part] = torch.logsumexp(logits, dim=-1)
+            log_probabilities = logits.sub_(normalizers[part, None])
+            logprobs[part] = log_probabilities.gather(-1, targets[part, None]).squeeze(-1)
+            if entropy != "none":
+                entropies[part] = -(log_probabilities.exp().mul_(log_probabilities)).sum(-1)
+            if len(chunks) == 1:
+                ctx.kept = log_probabilities
+        ctx.save_for_backward(hidden, weight, bias, targets, normalizers, entropies)
+        ctx.temperature, ctx.rows = temperature, rows
+        ctx.entropy_has_gradient = entropy == "gradient"
+        if not ctx.entropy_has_gradient:
+            ctx.mark_non_differentiable(entropies)
+        return logprobs, entropies
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, targets, normalizers, entropies = ctx.saved_tensors
+        exact = normalizers.dtype
+        grad_hidden = torch.empty_like(hidden)
+        grad_weight = torch.zeros(weight.shape, dtype=exact, device=weight.device) if ctx.needs_input_grad[1] else None
+        grad_bias = None if bias is None else torch.zeros(bias.shape, dtype=exact, device=bias.device)
+        for part in _chunks(hidden.shape[0], ctx.rows):
+            log_probabilities = ctx.kept
+            if log_probabilities is None:
+                log_probabilities = _logits(hidden[part], weight, bias, ctx.temperature).sub_(normalizers[part, None])
+            grad = grads[0][part]
+            if ctx.entropy_has_gradient:
+                # dH/dz = -p * (log p + H)
+                inner = grads[1][part, None] * (log_probabilities + entropies[part, None]) + grad[:, None]
+                delta = inner.neg_().mul_(log_probabilities.exp())
+            else:
+                delta = log_probabilities.exp().mul_(-grad[:, None])
+            delta.scatter_add_(1, targets[part, None], grad[:, None])
+            delta = delta.div_(ctx.temperature) if ctx.temperature != 1.0 else delta
+            if grad_bias is not None:
+                grad_bias += delta.sum(0)
+            delta = delta.to(weight.dtype)
+            torch.mm(delta, weight, out=grad_hidden[part])
+            if grad_weight is not None:
+                _add_product(grad_weight, delta.t(), hidden[part])
+        grad_weight = None if grad_weight is None else grad_weight.to(weight.dtype)
+        grad_bias = None if grad_bias is None or bias is None else grad_bias.to(bias.dtype)
+        return grad_hidden, grad_weight, grad_bias, None, None, None, None
+
+
+def _chunks(count: int, rows: int) -> list[slice]:
+    return [slice(start, min(start + rows, count)) for start in range(0, count, rows)]
+
+
+def _exact_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _product(left: Tensor, right: Tensor, exact: torch.dtype) -> Tensor:
+    """Multiply and keep the accumulator's precision where the device can."""
+    if left.dtype == exact:
+        return left @ right
+    if left.is_cuda:
+        return torch.mm(left, right, out_dtype=exact)
+    return (left @ right).to(exact)
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    if left.dtype == total.dtype:
+        total.addmm_(left, right)
+    else:
+        total += _product(left, right, total.dtype)
+
+
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
+    logits = _product(hidden, weight.t(), _exact_dtype(weight.dtype))
+    if bias is not None:
+        logits += bias
+    return logits.div_(temperature) if temperature != 1.0 else logits

@@ -11,21 +11,31 @@ in the middle of a completion, each token remembering the version that made it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from r1ray.checkpoint import CheckpointStore, RunState
 from r1ray.config.schema import Config
 from r1ray.data.cursor import PromptCursor
-from r1ray.driver.batch import PreparedGroup, prepare_group, split_at_random
+from r1ray.driver.batch import (
+    PreparedGroup,
+    make_sample,
+    needs_whole_phase,
+    prepare_groups,
+    split_at_random,
+    takes_kl_from_rewards,
+    training_batch,
+)
 from r1ray.driver.buffer import GroupBuffer
 from r1ray.driver.record import StepRecorder
 from r1ray.driver.stream import CompletionStream, make_requests
 from r1ray.driver.supervise import WeightSync
-from r1ray.errors import Interrupted
-from r1ray.learner.pool import LearnerPool, Pending
-from r1ray.types import SamplingParams, TrainingBatch
+from r1ray.errors import Interrupted, LearnerDied
+from r1ray.learner.pending import Pending
+from r1ray.learner.pool import LearnerPool
+from r1ray.rewards.terms import reward_weights
+from r1ray.types import Group, SamplingParams, TrainingBatch
 
 PUMP_WAIT_S = 0.02
 
@@ -59,6 +69,7 @@ class GrpoLoop:
         recorder: StepRecorder,
         checkpoints: CheckpointStore,
         evaluate: Callable[[int], dict[str, float]],
+        recover_learner: Callable[[LearnerDied], RunState],
         state: RunState,
     ) -> None:
         self.config = config
@@ -69,6 +80,9 @@ class GrpoLoop:
         self.recorder = recorder
         self.checkpoints = checkpoints
         self.evaluate = evaluate
+        self.recover_learner = recover_learner
+        per_reward = config.algorithm.advantage == "per_reward_zscore"
+        self.reward_weights = reward_weights(config.rewards.terms) if per_reward else {}
         self.step = state.step
         self.next_phase = state.phase
         self.rollout_version = state.step
@@ -81,27 +95,46 @@ class GrpoLoop:
             Interrupted: the user asked to stop; a checkpoint is written first.
         """
         try:
-            if self.step == 0:
-                self.recorder.record_evaluation(self.evaluate(self.step))
-            elif self.evaluation_due and self.recorder.reopen():
-                # The run was interrupted before this evaluation was done.
-                self.recorder.add(**self.evaluate(self.step))
-                self.recorder.flush()
+            self.evaluate_first()
             while self.step < self.config.train.steps:
-                self.open_phases()
-                phase = self.phases[0]
-                for minibatch in self.minibatches(phase):
-                    for batch in minibatch:
-                        self.learner.accumulate(batch, rollout_version=self.rollout_version)
-                    self.finish_step(phase)
-                self.sync()
-                if self.evaluation_due:
-                    self.recorder.add(**self.evaluate(self.step))
-                self.recorder.flush()
-                self.checkpoint_if_due()
+                try:
+                    self.train_phase()
+                except LearnerDied as death:
+                    self.go_back(self.recover_learner(death))
         except Interrupted:
             self.checkpoint()
             raise
+
+    def train_phase(self) -> None:
+        """Roll out, learn, bring the engines to the new weights, evaluate and save where it is due."""
+        self.open_phases()
+        phase = self.phases[0]
+        for minibatch in self.minibatches(phase):
+            for batch in minibatch:
+                self.learner.accumulate(batch, rollout_version=self.rollout_version)
+            self.finish_step(phase)
+        self.sync()
+        if self.evaluation_due:
+            self.recorder.add(**self.evaluate(self.step))
+        self.recorder.flush()
+        self.checkpoint_if_due()
+
+    def evaluate_first(self) -> None:
+        """Evaluate the policy before training, or what an interrupted run still owes."""
+        if self.step == 0:
+            self.recorder.record_evaluation(self.evaluate(self.step))
+        elif self.evaluation_due and self.recorder.reopen():
+            self.recorder.add(**self.evaluate(self.step))
+            self.recorder.flush()
+
+    def go_back(self, state: RunState) -> None:
+        """Go on from an earlier state, as a resumed run would: what came after it is done again."""
+        self.step, self.next_phase = state.step, state.phase
+        self.cursor.restore(state.cursor)
+        self.phases.clear()
+        self.stream.abandon()
+        self.recorder.go_back(state.step)
+        self.sync()
 
     def open_phases(self) -> None:
         """Hand out the prompts of every phase that may start from the current weights."""
@@ -130,50 +163,52 @@ class GrpoLoop:
         """Yield what each optimizer step of a phase is trained on.
 
         With one step per phase its batches stream: the learner works on the first groups while others still
-        generate. With several, completions are split at random over the steps, and `old_logprobs` of all of
-        them are taken before the first.
+        generate, if the algorithm lets a group be judged by itself. With several, completions are split at random over
+        the steps, and `old_logprobs` of all of them are taken before the first.
         """
         parts = self.config.train.steps_per_rollout
         if parts == 1:
-            yield self.streamed_batches(phase)
+            yield (training_batch(prepared.samples) for prepared in self.prepared_groups(phase) if prepared.samples)
             return
         samples = [sample for prepared in self.prepared_groups(phase) for sample in prepared.samples]
-        with self.recorder.timers.phase("learn"):
-            old = self.learner.logprobs(TrainingBatch(tuple(samples)))
-        samples = [replace(sample, old_logprobs=old[i]) for i, sample in enumerate(samples)]
+        if any(sample.old_logprobs is None for sample in samples):
+            with self.recorder.timers.phase("learn"):
+                old = self.learner.logprobs(TrainingBatch(tuple(samples)))
+            samples = [replace(sample, old_logprobs=old[i]) for i, sample in enumerate(samples)]
         parts = min(parts, self.config.train.steps - self.step)
         for batch in split_at_random(samples, parts=parts, seed=f"{self.config.run.seed}/{phase.index}"):
             yield iter([batch])
 
-    def streamed_batches(self, phase: Phase) -> Iterator[TrainingBatch]:
-        """Yield batches big enough to fill every learner once, as groups complete."""
-        enough = self.config.learner.micro_batch_tokens * self.config.learner.num_processes
-        batch = TrainingBatch(())
-        for prepared in self.prepared_groups(phase):
-            batch = TrainingBatch(batch.samples + prepared.samples)
-            if batch.tokens >= enough:
-                yield batch
-                batch = TrainingBatch(())
-        if batch.samples:
-            yield batch
-
     def prepared_groups(self, phase: Phase) -> Iterator[PreparedGroup]:
         """Yield a phase's groups with their advantages, in the order they were handed out."""
-        for group in self.stream.groups(phase.buffer, clock=self.recorder.timers.add):
-            prepared = prepare_group(group, self.config.algorithm)
-            self.recorder.add_group(prepared, failed=phase.buffer.errored(group.group_id))
-            yield prepared
+        algorithm, weights = self.config.algorithm, self.reward_weights
+        groups = self.stream.groups(phase.buffer, clock=self.recorder.timers.add)
+        if needs_whole_phase(algorithm):
+            together = list(groups)
+            logprobs = self.both_logprobs(together) if takes_kl_from_rewards(algorithm) else None
+            prepared = iter(prepare_groups(together, algorithm, reward_weights=weights, logprobs=logprobs))
+        else:
+            prepared = (prepare_groups([group], algorithm, reward_weights=weights)[0] for group in groups)
+        for one in prepared:
+            self.recorder.add_group(one, failed=phase.buffer.errored(one.group.group_id))
+            yield one
+
+    def both_logprobs(self, groups: Sequence[Group]) -> dict[tuple[str, int], tuple[Sequence[float], Sequence[float]]]:
+        """Return the policy's and the reference's log-probabilities, by group id and sample index."""
+        keys = [(g.group_id, c.completion.sample_index) for g in groups for c in g.graded]
+        batch = TrainingBatch(tuple(make_sample(g, c) for g in groups for c in g.graded))
+        with self.recorder.timers.phase("learn"):
+            old, reference = self.learner.logprobs(batch), self.learner.logprobs(batch, reference=True)
+        return {key: (old[i], reference[i]) for i, key in enumerate(keys)}
 
     def finish_step(self, phase: Phase) -> None:
         """Take the optimizer step: one more policy version, and a phase that is not asked for again."""
         with self.recorder.timers.phase("learn"):
-            metrics = self.wait(self.learner.finish_step())[0]
+            metrics = self.learner.with_rates(self.wait(self.learner.finish_step())[0])
         self.step += 1
         if phase in self.phases:
             self.phases.remove(phase)
-        self.recorder.finish_step(
-            self.step, metrics, learner_s=self.learner.take_busy_s(), throughput=self.stream.take_throughput()
-        )
+        self.recorder.finish_step(self.step, metrics, throughput=self.stream.take_throughput())
 
     def sync(self) -> None:
         """Bring every rollout worker to the new weights."""

@@ -89,9 +89,7 @@ class StepRecorder:
         for g in failed:
             self._events.write("grading_failed", step=step, group_id=g.completion.group_id, reason=g.grade.detail)
 
-    def finish_step(
-        self, step: int, metrics: dict[str, float], *, learner_s: float, throughput: tuple[int, float]
-    ) -> None:
+    def finish_step(self, step: int, metrics: dict[str, float], *, throughput: tuple[int, float]) -> None:
         """Open the line of an optimizer step; the one before is written first."""
         self.flush()
         self._step = step
@@ -101,8 +99,6 @@ class StepRecorder:
             **_phase_metrics(self._stats),
             "rollout/tokens_per_s": tokens / seconds if seconds else 0.0,
         }
-        learner_tokens = values.pop("learner/tokens", 0.0)
-        values["learner/tokens_per_s"] = learner_tokens / learner_s if learner_s else 0.0
         self._line = {"policy_version": step, **values}
         if not math.isfinite(metrics.get("train/grad_norm", 0.0)):
             self._events.write("update_skipped", step=step, reason="the gradient norm is not finite")
@@ -127,6 +123,14 @@ class StepRecorder:
         self._line = {name: value for name, value in lines[-1].items() if name != "step" and value is not None}
         self._reopened = True
         return True
+
+    def go_back(self, step: int) -> None:
+        """Drop what is recorded of steps later than `step`: they are done again."""
+        self._line, self._reopened = {}, False
+        self._step, self._stats = step, _PhaseStats()
+        self._metrics.truncate_after(step)
+        self._rollouts.truncate_after(step)
+        self.start_clock()
 
     def flush(self) -> None:
         """Write the open line, if there is one, everywhere."""

@@ -63,7 +63,20 @@ class CompletionStream:
         recover_rollout: Callable[[], list[GroupRequest]],
         on_event: Callable[..., None],
         interrupted: Callable[[], bool],
+        watch: Callable[[], None] = lambda: None,
     ) -> None:
+        """Connect the pools.
+
+        Args:
+            rollout: where requests go.
+            graders: where completions go.
+            group_timeout_s: a group that takes longer is asked for again.
+            max_error_fraction: of a buffer's completions that may fail in grading.
+            recover_rollout: replaces dead workers and returns what they owed.
+            on_event: takes a kind and fields.
+            interrupted: whether the user asked to stop.
+            watch: raises if another part of the run has failed; asked at every pump.
+        """
         self._rollout = rollout
         self._graders = graders
         self._group_timeout_s = group_timeout_s
@@ -71,6 +84,7 @@ class CompletionStream:
         self._recover_rollout = recover_rollout
         self._on_event = on_event
         self._interrupted = interrupted
+        self._watch = watch
         self._buffers: list[GroupBuffer] = []
         self._requests: dict[str, GroupRequest] = {}
         self._deadlines: dict[str, tuple[float, int]] = {}
@@ -135,6 +149,7 @@ class CompletionStream:
         Raises:
             RolloutError, GraderError: more failures than allowed.
         """
+        self._watch()
         generating = self._rollout.outstanding > 0
         self._grade(self._rollout.poll(wait_s if generating else 0.0))
         self._note_generating(restart=False)
@@ -145,6 +160,17 @@ class CompletionStream:
         if self._rollout.has_failed:
             self._rollout.submit(self._recover_rollout())
         self._resend_overdue()
+
+    def abandon(self) -> None:
+        """Forget every open buffer: abort what generates and let the graders run dry."""
+        for group_id in list(self._requests):
+            self._rollout.withdraw(group_id)
+            self._forget(group_id)
+        self._buffers.clear()
+        deadline = time.monotonic() + self._group_timeout_s
+        while self._graders.outstanding_items and time.monotonic() < deadline:
+            self._graders.poll(PUMP_WAIT_S)
+        self.take_throughput()
 
     def _grade(self, completions: Sequence[Completion]) -> None:
         wanted = [(request, c) for c in completions if (request := self._requests.get(c.group_id)) is not None]

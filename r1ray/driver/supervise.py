@@ -1,4 +1,4 @@
-"""Keeps rollout engines at the learner's weights: sync, verify, recover.
+"""Keeps rollout engines at the learner's weights, and the learner alive: sync, verify, recover.
 
 A sync counts only when every engine stamps the new version and gives the probe the learner's
 log-probabilities. A rollout worker that died is replaced and brought to the current version before the work
@@ -8,9 +8,10 @@ it owed is handed out again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from r1ray.errors import WeightSyncError
+from r1ray.checkpoint import CheckpointStore, RunState
+from r1ray.errors import LearnerDied, WeightSyncError
 from r1ray.learner.pool import LearnerPool
 from r1ray.rollout.pool import RolloutPool
 from r1ray.types import GroupRequest
@@ -102,3 +103,47 @@ class WeightSync:
                     f"{worker} reports policy version {version} after a sync of version {self._policy_version}"
                 )
         return worst
+
+
+class LearnerRecovery:
+    """Starts the learner again from the newest checkpoint after one of its processes died."""
+
+    def __init__(
+        self,
+        learner: LearnerPool,
+        weights: WeightSync,
+        checkpoints: CheckpointStore,
+        *,
+        initial: RunState,
+        max_restarts: int,
+        on_event: Callable[..., None],
+        say: Callable[[str], None],
+    ) -> None:
+        """Take the parts; `initial` is where a run without a checkpoint begins."""
+        self._learner = learner
+        self._weights = weights
+        self._checkpoints = checkpoints
+        self._initial = initial
+        self._restarts_left = max_restarts
+        self._on_event = on_event
+        self._say = say
+
+    def __call__(self, death: LearnerDied) -> RunState:
+        """Bring the learner back and return the state of the run that its weights belong to.
+
+        Raises:
+            LearnerDied: `learner.max_restarts` is used up.
+        """
+        self._on_event("learner_died", reason=str(death), restarts_left=self._restarts_left)
+        if self._restarts_left <= 0:
+            raise LearnerDied(f"{death}; learner.max_restarts is used up") from death
+        self._restarts_left -= 1
+        self._learner.restart()
+        newest = self._checkpoints.newest()
+        state = newest[1] if newest else self._initial
+        if newest:
+            self._learner.load(newest[0], state.step)
+        self._weights.connect()
+        self._on_event("learner_restarted", step=state.step, restarts_left=self._restarts_left)
+        self._say(f"{death}\nlearner started again, going on from step {state.step}")
+        return state

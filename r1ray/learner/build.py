@@ -1,26 +1,35 @@
-"""Builds the sharded policy of one learner process: load, shard, cast.
-
-Master weights are float32; FSDP2 gathers them in the compute dtype for each block and reduces gradients in
-float32.
-"""
+"""Builds the engine of one learner process: join the others, load the model, hand it to the back end."""
 
 from __future__ import annotations
 
+import functools
 import os
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.device_mesh import init_device_mesh
+from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
-from r1ray.errors import LearnerError, ModelError
+from r1ray.errors import ConfigError, LearnerError, ModelError
 from r1ray.learner.attention import ATTENTION_NAME, packed_attention
+from r1ray.learner.engine import TrainingEngine
 from r1ray.learner.policy import Policy
 from r1ray.learner.protocol import LearnerOptions
+from r1ray.models.flops import ModelFlops, model_flops
+
+# What selective activation checkpointing keeps: the results of matrix products and attention.
+KEPT_OPERATIONS = (
+    torch.ops.aten.mm.default,
+    torch.ops.aten.addmm.default,
+    torch.ops.aten._scaled_dot_product_flash_attention.default,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+    torch.ops.aten._scaled_dot_product_efficient_attention.default,
+)
 
 
-def join_process_group(options: LearnerOptions) -> DeviceMesh:
+def join_process_group(options: LearnerOptions) -> None:
     """Bind this process to its cores or GPU and join the other learners.
 
     Raises:
@@ -44,20 +53,53 @@ def join_process_group(options: LearnerOptions) -> DeviceMesh:
             f"learner {options.rank} of {options.world_size} could not join the process group at "
             f"{options.master_address}:{options.master_port}: {error}"
         ) from error
-    return init_device_mesh(options.device, (options.world_size,))
 
 
-def build_policy(options: LearnerOptions, mesh: DeviceMesh, *, trainable: bool) -> Policy:
-    """Load the model and shard it over the mesh.
-
-    Args:
-        options: of this learner.
-        mesh: one-dimensional, all learner processes.
-        trainable: the reference model is not: it is kept in the compute dtype and without gradients.
+def build_engine(options: LearnerOptions) -> tuple[TrainingEngine, ModelFlops]:
+    """Load the policy and, where a KL is taken, the reference, and shard them.
 
     Raises:
         ModelError: the model cannot be loaded, or is of a kind the learner does not know.
     """
+    policy = load_policy(options, trainable=True)
+    flops = model_flops(policy.causal_lm.config)
+    reference = load_policy(options, trainable=False) if options.algorithm.kl_coef > 0 else None
+    from r1ray.learner.fsdp2 import Fsdp2Engine
+
+    mesh = init_device_mesh(options.device, (options.world_size,))
+    return Fsdp2Engine(options, policy, reference, mesh), flops
+
+
+def load_policy(options: LearnerOptions, *, trainable: bool) -> Policy:
+    """Load the model on the CPU with packed attention, as `learner` configures it.
+
+    Args:
+        options: of this learner.
+        trainable: the reference model is not.
+
+    Raises:
+        ModelError: the model cannot be loaded, or is of a kind the learner does not know.
+    """
+    causal_lm = _load_causal_lm(options)
+    config = options.learner
+    if config.fused_kernels:
+        _fuse_kernels(causal_lm, options)
+    if trainable and config.activation_checkpointing != "none":
+        how: dict[str, Any] = {"use_reentrant": False}
+        if config.activation_checkpointing == "selective":
+            how["context_fn"] = functools.partial(create_selective_checkpoint_contexts, _keep_products)
+        causal_lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
+    policy = Policy(causal_lm, fp32_lm_head=config.fp32_lm_head)
+    policy.requires_grad_(trainable)
+    policy.train(trainable)
+    if config.compile:
+        for layer in policy.decoder_layers:
+            # The forward alone: the hooks that gather parameters stay outside of the graph.
+            layer.forward = torch.compile(layer.forward, dynamic=True)
+    return policy
+
+
+def _load_causal_lm(options: LearnerOptions) -> Any:
     from transformers import AttentionInterface, AutoModelForCausalLM
 
     AttentionInterface.register(ATTENTION_NAME, packed_attention)
@@ -77,15 +119,21 @@ def build_policy(options: LearnerOptions, mesh: DeviceMesh, *, trainable: bool) 
             "found at base_model.layers: r1ray trains decoder-only models of the Llama and Qwen kind"
         )
     causal_lm.config.use_cache = False
-    if trainable and options.learner.activation_checkpointing == "full":
-        causal_lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    compute_dtype = getattr(torch, options.dtype)
-    policy = Policy(causal_lm)
-    policy.to(device=options.device, dtype=torch.float32 if trainable else compute_dtype)
-    policy.requires_grad_(trainable)
-    policy.train(trainable)
-    mixed = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32)
-    for layer in policy.decoder_layers:
-        fully_shard(layer, mesh=mesh, mp_policy=mixed)
-    fully_shard(policy, mesh=mesh, mp_policy=mixed)
-    return policy
+    return causal_lm
+
+
+def _keep_products(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    kept = operation in KEPT_OPERATIONS or "varlen_attn" in str(operation)
+    return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def _fuse_kernels(causal_lm: Any, options: LearnerOptions) -> None:
+    if options.device != "cuda":
+        raise ConfigError("learner.fused_kernels must be false with cluster.device=cpu: they are Triton kernels")
+    try:
+        from liger_kernel.transformers import _apply_liger_kernel_to_instance
+    except ImportError as error:
+        raise ConfigError(
+            f"learner.fused_kernels needs liger-kernel: {error}; pip install liger-kernel, or set it to false"
+        ) from error
+    _apply_liger_kernel_to_instance(causal_lm, fused_linear_cross_entropy=False, cross_entropy=False)

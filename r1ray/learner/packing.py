@@ -1,21 +1,29 @@
 """Packs training samples into micro-batches without padding, computing shared prompts once.
 
 A bundle holds a prompt once, followed by several of its completions, each of which sees the prompt and itself
-but not its siblings. A micro-batch is one sequence of bundles. Packing depends only on the order and lengths of
-the samples, so a resumed run packs as the unbroken one did.
+but not its siblings. A micro-batch is a bin of bundles. Packing depends only on the order and lengths of the samples,
+so a resumed run packs as the unbroken one did.
+
+    samples -> pieces (few completions of a prompt) -> bins (best fit, longest first) -> rows (one bin per process)
+
+Every forward and backward pass is a collective, so all processes work on their bin of a row at the same time: a row
+holds bins that cost alike.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-import torch
-from torch import Tensor
-
-from r1ray.learner.attention import AttentionLayout, Segment, plan_attention
 from r1ray.types import TrainingSample
+
+# Completions of one prompt stay together up to this share of a bin: more shares more prompts, less fills better.
+PIECE_SHARE = 1 / 8
+# A bin this full goes to work while more groups may come, once samples for so many rows wait: for one process enough to
+# fill bins well, for several also enough to find bins that cost alike.
+FULL = 0.95
+ROWS_ALONE, ROWS_TOGETHER = 2, 4
 
 
 @dataclass(slots=True)
@@ -29,146 +37,178 @@ class Bundle:
         """Tokens of the bundle: the prompt counts once."""
         return len(self.samples[0].prompt_ids) + sum(len(s.completion_ids) for s in self.samples)
 
+    @property
+    def pairs(self) -> int:
+        """Pairs of tokens of which one sees the other, which is what attention costs."""
+        prompt = len(self.samples[0].prompt_ids)
+        lengths = [len(s.completion_ids) for s in self.samples]
+        return prompt * (prompt + 1) // 2 + sum(n * prompt + n * (n + 1) // 2 for n in lengths)
+
+
+Bin = list[Bundle]
+
 
 @dataclass(frozen=True, slots=True)
-class MicroBatch:
-    """One forward and backward pass, as tensors: T packed tokens with N completion tokens of B samples.
+class Cost:
+    """Floating-point operations of a forward pass: `per_token` for matrix products, `per_pair` for attention."""
 
-    Attributes:
-        input_ids: [1, T] int64.
-        position_ids: [1, T] int64; every completion continues its prompt's positions.
-        layout: who sees whom.
-        predict_from: [N] int64 into the T tokens: the position whose logits predict each completion token.
-        targets: [N] int64, the completion tokens.
-        sample_index: [N] int64 into the B samples.
-        advantages: [B] float32.
-        lengths: [B] int64, completion tokens.
-        trained: [B] bool.
-        rollout_logprobs: [N] float32.
-        old_logprobs: [N] float32, or None where they are those of this very pass.
-        policy_versions: [N] int64.
+    per_token: float = 1.0
+    per_pair: float = 0.0
+
+    def of(self, bundles: Iterable[Bundle]) -> float:
+        """Return what these bundles cost."""
+        return sum(self.per_token * b.tokens + self.per_pair * b.pairs for b in bundles)
+
+
+class Packer:
+    """Turns a stream of samples into rows of bins for `num_ranks` processes.
+
+    `add` gives out rows as soon as they are full and always keeps something back, so that `finish`, which gives out
+    the rest, ends every step that had samples with at least one row.
     """
 
-    input_ids: Tensor
-    position_ids: Tensor
-    layout: AttentionLayout
-    predict_from: Tensor
-    targets: Tensor
-    sample_index: Tensor
-    advantages: Tensor
-    lengths: Tensor
-    trained: Tensor
-    rollout_logprobs: Tensor
-    old_logprobs: Tensor | None
-    policy_versions: Tensor
+    def __init__(self, *, micro_batch_tokens: int, num_ranks: int, cost: Cost) -> None:
+        """Take the limit of a bin, which only a single longer sample exceeds."""
+        self._limit = micro_batch_tokens
+        self._num_ranks = num_ranks
+        self._cost = cost
+        self._waiting: list[TrainingSample] = []
 
-    def to(self, device: torch.device) -> MicroBatch:
-        """Move every tensor to `device`."""
-        moved: dict[str, Any] = {
-            name: None if value is None else value.to(device)
-            for name in self.__dataclass_fields__
-            for value in (getattr(self, name),)
-        }
-        return MicroBatch(**moved)
+    def add(self, samples: Sequence[TrainingSample]) -> list[list[Bin]]:
+        """Take samples, those of a prompt together; return the rows that are full: [rows][num_ranks] bins."""
+        self._waiting += samples
+        tokens = sum(len(s.completion_ids) for s in self._waiting)
+        rows = ROWS_ALONE if self._num_ranks == 1 else ROWS_TOGETHER
+        if tokens < rows * self._num_ranks * self._limit:
+            return []
+        bins = pack(self._waiting, limit=self._limit)
+        full = [b for b in bins if _tokens(b) >= FULL * self._limit]
+        going = full[: (len(full) if len(full) < len(bins) else len(full) - 1) // self._num_ranks * self._num_ranks]
+        gone = {id(s) for members in going for bundle in members for s in bundle.samples}
+        self._waiting = [s for s in self._waiting if id(s) not in gone]
+        return self._rows(going)
+
+    def finish(self) -> list[list[Bin]]:
+        """Return the rows of everything left; a rank may get an empty bin where samples are too few."""
+        bins = pack(self._waiting, limit=self._limit)
+        if self._num_ranks > 1:
+            lacking = -len(bins) % self._num_ranks
+            even = spread(self._waiting, limit=self._limit, num_bins=len(bins) + lacking, cost=self._cost)
+            bins = even if even is not None else [*bins, *([] for _ in range(lacking))]
+        self._waiting = []
+        return self._rows(bins)
+
+    def _rows(self, bins: Sequence[Bin]) -> list[list[Bin]]:
+        """Deal bins out by cost, turning round after each row, so that rows are even and so are the sums."""
+        ordered = sorted(bins, key=lambda b: -self._cost.of(b))
+        rows = [ordered[i : i + self._num_ranks] for i in range(0, len(ordered), self._num_ranks)]
+        return [row[::-1] if number % 2 else row for number, row in enumerate(rows)]
 
 
-def bundle_samples(samples: Sequence[TrainingSample], *, max_tokens: int) -> list[Bundle]:
-    """Bundle samples that follow each other with the same prompt, up to `max_tokens` a bundle."""
-    bundles: list[Bundle] = []
-    for sample in samples:
-        last = bundles[-1] if bundles else None
-        shares = last is not None and last.samples[0].prompt_key == sample.prompt_key and sample.prompt_key != ""
-        if last is not None and shares and last.tokens + len(sample.completion_ids) <= max_tokens:
-            last.samples.append(sample)
-        else:
-            bundles.append(Bundle([sample]))
-    return bundles
-
-
-def split_bundles(
-    bundles: Sequence[Bundle], *, micro_batch_tokens: int, num_processes: int
-) -> list[list[list[Bundle]]]:
-    """Deal bundles out to processes and cut each share into micro-batches.
+def pack(samples: Sequence[TrainingSample], *, limit: int) -> list[Bin]:
+    """Put samples into as few bins as best fit, longest first, finds.
 
     Args:
-        bundles: in order.
-        micro_batch_tokens: upper bound of the tokens of a micro-batch; a larger bundle goes alone.
-        num_processes: every process gets equally many micro-batches, some perhaps empty, because each
-            forward pass is a collective.
+        samples: those that share a prompt follow each other.
+        limit: tokens of a bin; a longer sample goes alone.
 
     Returns:
-        [num_processes][num_micro_batches] lists of bundles. Bundles of like length come together, which keeps
-        the blocks of the attention full.
+        Bins whose bundles are in the order of `samples`.
     """
-    by_length = sorted(range(len(bundles)), key=lambda i: (-bundles[i].tokens, i))
-    shares: list[list[list[Bundle]]] = []
-    for rank in range(num_processes):
-        micro_batches: list[list[Bundle]] = []
-        room = 0
-        for i in by_length[rank::num_processes]:
-            if micro_batches and bundles[i].tokens <= room:
-                micro_batches[-1].append(bundles[i])
-            else:
-                micro_batches.append([bundles[i]])
-                room = micro_batch_tokens
-            room -= bundles[i].tokens
-        shares.append(micro_batches)
-    count = max(len(share) for share in shares)
-    return [share + [[] for _ in range(count - len(share))] for share in shares]
+    bins = _Bins(limit)
+    rooms: list[tuple[int, int]] = []  # (room, bin), ascending
+    for piece in _pieces(samples, limit=limit):
+        index = bins.beside(piece)
+        if index is None:
+            position = bisect_left(rooms, (piece.tokens, -1))
+            index = rooms[position][1] if position < len(rooms) else bins.open(piece.tokens)
+        if bins.members[index]:
+            rooms.pop(bisect_left(rooms, (bins.rooms[index], index)))
+        bins.put(index, piece)
+        insort(rooms, (bins.rooms[index], index))
+    return bins.in_order(samples)
 
 
-def collate(bundles: Sequence[Bundle]) -> MicroBatch:
-    """Turn bundles into tensors. No bundles give one token, of id 0, and no completion tokens."""
-    samples = [s for bundle in bundles for s in bundle.samples]
-    segments: list[Segment] = []
-    input_ids: list[int] = []
-    positions: list[Tensor] = []
-    predict_from: list[Tensor] = []
-    for bundle in bundles:
-        prompt = bundle.samples[0].prompt_ids
-        start = len(input_ids)
-        last_of_prompt = start + len(prompt) - 1
-        # A prompt with one completion is one causal segment; one with several is a segment that they see.
-        shared = len(segments) if len(bundle.samples) > 1 else None
-        input_ids.extend(prompt)
-        if shared is not None:
-            segments.append(Segment(start, len(prompt)))
-        positions.append(torch.arange(len(prompt)))
-        for sample in bundle.samples:
-            begin, count = len(input_ids), len(sample.completion_ids)
-            input_ids.extend(sample.completion_ids)
-            positions.append(torch.arange(len(prompt), len(prompt) + count))
-            if shared is None:
-                segments.append(Segment(start, len(prompt) + count))
-            else:
-                segments.append(Segment(begin, count, prefix=shared))
-            # The prompt's last position predicts a completion's first token.
-            predict_from.append(torch.tensor([last_of_prompt]))
-            predict_from.append(torch.arange(begin, begin + count - 1))
-    lengths = torch.tensor([len(s.completion_ids) for s in samples], dtype=torch.long)
-    return MicroBatch(
-        input_ids=torch.tensor([input_ids or [0]]),
-        position_ids=torch.cat(positions or [torch.zeros(1, dtype=torch.long)])[None],
-        layout=plan_attention(segments or [Segment(0, 1)]),
-        predict_from=torch.cat(predict_from) if predict_from else torch.zeros(0, dtype=torch.long),
-        targets=_flat((s.completion_ids for s in samples), torch.long),
-        sample_index=torch.repeat_interleave(torch.arange(len(samples)), lengths),
-        advantages=torch.tensor([s.advantage for s in samples], dtype=torch.float32),
-        lengths=lengths,
-        trained=torch.tensor([s.trained for s in samples], dtype=torch.bool),
-        rollout_logprobs=_flat((s.rollout_logprobs for s in samples), torch.float32),
-        old_logprobs=_old_logprobs(samples),
-        policy_versions=_flat((s.policy_versions for s in samples), torch.long),
-    )
+def spread(samples: Sequence[TrainingSample], *, limit: int, num_bins: int, cost: Cost) -> list[Bin] | None:
+    """Put samples into just `num_bins` bins of like cost, longest first into the cheapest; None if they do not fit."""
+    bins = _Bins(limit)
+    costs = [0.0] * num_bins
+    for _ in range(num_bins):
+        bins.open(0)
+    for piece in _pieces(samples, limit=limit):
+        roomy = [i for i in range(num_bins) if bins.needed(i, piece) <= bins.rooms[i]]
+        if not roomy:
+            return None
+        index = min(roomy, key=lambda i: costs[i])
+        bins.put(index, piece)
+        costs[index] = cost.of(bins.members[index].values())
+    return bins.in_order(samples)
 
 
-def _flat(values: Iterable[Sequence[float]], dtype: torch.dtype) -> Tensor:
-    return torch.tensor([v for each in values for v in each], dtype=dtype)
+class _Bins:
+    """Bins under way: bundles by prompt, and the tokens that still fit."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.members: list[dict[str, Bundle]] = []
+        self.rooms: list[int] = []
+        self._where: dict[str, list[int]] = {}
+
+    def open(self, tokens: int) -> int:
+        """Add a bin for at least `tokens` and return its index."""
+        self.members.append({})
+        self.rooms.append(max(self.limit, tokens))
+        return len(self.members) - 1
+
+    def needed(self, index: int, piece: Bundle) -> int:
+        """Return the tokens that a piece adds to a bin."""
+        shared = len(piece.samples[0].prompt_ids) if _key(piece) in self.members[index] else 0
+        return piece.tokens - shared
+
+    def beside(self, piece: Bundle) -> int | None:
+        """Return the fullest bin that holds the piece's prompt and has room for its completions."""
+        fitting = [i for i in self._where.get(_key(piece), ()) if self.rooms[i] >= self.needed(i, piece)]
+        return min(fitting, key=lambda i: self.rooms[i]) if fitting else None
+
+    def put(self, index: int, piece: Bundle) -> None:
+        """Put a piece in, beside its prompt where that is there."""
+        self.rooms[index] -= self.needed(index, piece)
+        key = _key(piece)
+        if key in self.members[index]:
+            self.members[index][key].samples += piece.samples
+        else:
+            self.members[index][key] = piece
+            self._where.setdefault(key, []).append(index)
+
+    def in_order(self, samples: Sequence[TrainingSample]) -> list[Bin]:
+        """Return the bins, everything in the order of `samples`."""
+        order = {id(s): i for i, s in enumerate(samples)}
+        for members in self.members:
+            for bundle in members.values():
+                bundle.samples.sort(key=lambda s: order[id(s)])
+        return [sorted(members.values(), key=lambda b: order[id(b.samples[0])]) for members in self.members]
 
 
-def _old_logprobs(samples: Sequence[TrainingSample]) -> Tensor | None:
-    known = [s.old_logprobs for s in samples if s.old_logprobs is not None]
-    if not known:
-        return None
-    assert len(known) == len(samples), "old_logprobs must be known for all samples of an update or for none"
-    return _flat(known, torch.float32)
+def _key(piece: Bundle) -> str:
+    """Name the prompt of a piece; samples without a key share with nobody."""
+    return piece.samples[0].prompt_key or f"#{id(piece.samples[0])}"
+
+
+def _pieces(samples: Sequence[TrainingSample], *, limit: int) -> list[Bundle]:
+    """Bundle samples that follow each other with the same prompt, within their share of a bin; longest first."""
+    pieces: list[Bundle] = []
+    room, key = 0.0, ""
+    for sample in samples:
+        length = len(sample.completion_ids)
+        if pieces and sample.prompt_key == key != "" and length <= room:
+            pieces[-1].samples.append(sample)
+        else:
+            pieces.append(Bundle([sample]))
+            room = limit * PIECE_SHARE - len(sample.prompt_ids)
+            key = sample.prompt_key
+        room -= length
+    return sorted(pieces, key=lambda p: -p.tokens)
+
+
+def _tokens(bundles: Iterable[Bundle]) -> int:
+    return sum(b.tokens for b in bundles)

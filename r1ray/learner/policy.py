@@ -1,35 +1,54 @@
 """The policy as the learner runs it: token ids in, log-probabilities of the completion tokens out.
 
 One `forward` covers the transformer and the LM head on just the positions that predict completion tokens, so
-that FSDP gathers the root parameters once and no logits are made for prompts or padding.
+that FSDP gathers the root parameters once and no logits are made for prompts.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from r1ray.algorithms.logprobs import EntropyMode, token_logprobs
-from r1ray.learner.packing import MicroBatch
+from r1ray.algorithms.logprobs import EntropyMode, linear_logprobs
+from r1ray.learner.micro_batch import MicroBatch
 
-# Logits made at once, in elements: 256 Mi is 1 GiB in float32.
-LOGITS_CHUNK_ELEMENTS = 1 << 28
+
+class ScoringHead(nn.Module):
+    """An LM head that turns hidden states into log-probabilities of given tokens, never into all logits at once.
+
+    A module of its own, because parameters are gathered where a module's `forward` uses them.
+    """
+
+    def __init__(self, head: nn.Linear, *, float32: bool) -> None:
+        """Take over the parameters of an LM head, tied or not; `float32` multiplies in float32 in any case."""
+        super().__init__()
+        self.weight = head.weight
+        self.bias: nn.Parameter | None = head.bias
+        self._float32 = float32
+
+    def forward(
+        self, hidden: Tensor, targets: Tensor, *, temperature: float, entropy: EntropyMode
+    ) -> tuple[Tensor, Tensor]:
+        """Return logprobs [N] and entropy [N] float32 of `targets` [N] after `hidden` [N, H]."""
+        weight, bias = self.weight, self.bias
+        if self._float32:
+            hidden, weight, bias = hidden.float(), weight.float(), None if bias is None else bias.float()
+        return linear_logprobs(hidden, weight, bias, targets, temperature=temperature, entropy=entropy)
 
 
 class Policy(nn.Module):
     """A Hugging Face causal LM that returns log-probabilities instead of logits."""
 
-    def __init__(self, causal_lm: Any) -> None:
+    def __init__(self, causal_lm: Any, *, fp32_lm_head: bool = False) -> None:
+        """Take a model and put a `ScoringHead` in place of its LM head."""
         super().__init__()
         self.causal_lm = causal_lm
-        self.vocab_size: int = causal_lm.config.get_text_config().vocab_size
+        causal_lm.set_output_embeddings(ScoringHead(causal_lm.get_output_embeddings(), float32=fp32_lm_head))
 
     @property
     def decoder_layers(self) -> nn.ModuleList:
-        """The transformer blocks, which FSDP shards one by one."""
+        """The transformer blocks, which are sharded, checkpointed and compiled one by one."""
         layers = self.causal_lm.base_model.layers
         assert isinstance(layers, nn.ModuleList)
         return layers
@@ -43,16 +62,7 @@ class Policy(nn.Module):
             use_cache=False,
         ).last_hidden_state
         chosen = hidden.reshape(-1, hidden.shape[-1]).index_select(0, batch.predict_from)
-        rows = max(1, LOGITS_CHUNK_ELEMENTS // self.vocab_size)
-        if chosen.shape[0] <= rows:
-            return self._head(chosen, batch.targets, temperature, entropy)
-        # Long batches: remake each chunk's logits in the backward pass instead of keeping them.
-        parts = [
-            checkpoint(self._head, part, targets, temperature, entropy, use_reentrant=False)
-            for part, targets in zip(torch.split(chosen, rows), torch.split(batch.targets, rows), strict=True)
-        ]
-        return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
-
-    def _head(self, hidden: Tensor, targets: Tensor, temperature: float, entropy: EntropyMode) -> tuple[Tensor, Tensor]:
-        logits = self.causal_lm.get_output_embeddings()(hidden)
-        return token_logprobs(logits, targets, temperature=temperature, entropy=entropy)
+        logprobs, entropies = self.causal_lm.get_output_embeddings()(
+            chosen, batch.targets, temperature=temperature, entropy=entropy
+        )
+        return logprobs, entropies

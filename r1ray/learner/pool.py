@@ -1,151 +1,29 @@
 """The learner processes as Ray actors, driven as one.
 
-Calls are sent to all processes at once and come back as `Pending`, so that the driver keeps grading while a
-step runs. A learner that fails stops the run: its state is spread over all of them, and the last checkpoint
-holds.
+Calls are sent to all processes at once and come back as `Pending`, so that the driver keeps grading while a step runs.
+Samples are packed here as they come; what fills a micro-batch on every process goes out at once, the rest with
+`finish_step`. The state of a learner is spread over all processes: if one dies, all start again from a checkpoint.
 """
 
 from __future__ import annotations
 
-import socket
-import time
+import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayError
 
-from r1ray.errors import LearnerError, R1RayError, WeightSyncError
-from r1ray.learner.packing import Bundle, bundle_samples, split_bundles
+from r1ray.errors import LearnerDied, LearnerError
+from r1ray.learner.packing import Bin, Cost, Packer
+from r1ray.learner.pending import Pending
 from r1ray.learner.protocol import LearnerOptions
+from r1ray.learner.sync_client import RayWeightSyncClient
+from r1ray.learner.worker import LearnerFacts, LearnerWorker, forget_note, read_note
 from r1ray.types import TrainingBatch
 
 SHUTDOWN_TIMEOUT_S = 20.0
-
-
-class RayWeightSyncClient:
-    """Drives the weight-update verbs of every rollout worker at once, each with a deadline.
-
-    Attributes:
-        ranks_per_worker: engine ranks of each rollout worker.
-    """
-
-    def __init__(self, workers: Sequence[Any], ranks_per_worker: Sequence[int], timeout_s: float) -> None:
-        self.ranks_per_worker = tuple(ranks_per_worker)
-        self._workers = list(workers)
-        self._timeout_s = timeout_s
-
-    def _all(self, verb: str, arguments: Sequence[tuple[Any, ...]]) -> None:
-        try:
-            refs = [getattr(w, verb).remote(*given) for w, given in zip(self._workers, arguments, strict=True)]
-            ray.get(refs, timeout=self._timeout_s)
-        except GetTimeoutError:
-            raise WeightSyncError(
-                f"rollout workers did not answer {verb} within sync.timeout_s={self._timeout_s:g}"
-            ) from None
-        except RayError as error:
-            raise WeightSyncError(f"a rollout worker failed in {verb}: {error}") from error
-
-    def _alike(self, verb: str, *given: Any) -> None:
-        self._all(verb, [given] * len(self._workers))
-
-    def init_weight_transfer_engine(self, init_infos: Sequence[dict[str, Any]]) -> None:
-        """Let every worker join with its own information."""
-        self._all("init_weight_transfer_engine", [(info,) for info in init_infos])
-
-    def pause(self) -> None:
-        """Freeze generation everywhere."""
-        self._alike("pause")
-
-    def resume(self) -> None:
-        """Go on generating everywhere."""
-        self._alike("resume")
-
-    def start_weight_update(self) -> None:
-        """Prepare every worker."""
-        self._alike("start_weight_update")
-
-    def update_weights(self, update_info: dict[str, Any]) -> None:
-        """Let every worker receive."""
-        self._alike("update_weights", update_info)
-
-    def finish_weight_update(self, policy_version: int) -> None:
-        """Stamp the version everywhere."""
-        self._alike("finish_weight_update", policy_version)
-
-
-class LearnerWorker:
-    """One learner process in one Ray actor."""
-
-    def __init__(self) -> None:
-        self._learner: Any = None
-        self._busy_s = 0.0
-
-    def address(self) -> tuple[str, int]:
-        """Return this node's address and a free port, for rank 0."""
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            return ray.util.get_node_ip_address(), int(probe.getsockname()[1])
-
-    def start(self, options: LearnerOptions) -> None:
-        """Join the others and load the model."""
-        from r1ray.learner.fsdp2 import Fsdp2Learner
-
-        self._learner = Fsdp2Learner(options)
-
-    def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """Run one method of the learner and count the time it took."""
-        began = time.perf_counter()
-        try:
-            return getattr(self._learner, method)(*args, **kwargs)
-        finally:
-            self._busy_s += time.perf_counter() - began
-
-    def take_busy_s(self) -> float:
-        """Return the seconds spent in calls since the last time this was asked."""
-        busy, self._busy_s = self._busy_s, 0.0
-        return busy
-
-
-@dataclass(frozen=True, slots=True)
-class Pending:
-    """A call under way on every learner process."""
-
-    refs: tuple[Any, ...]
-    what: str
-    deadline_s: float
-    # Earlier calls on the same processes, whose failure is a failure of this one.
-    requires: tuple[Pending, ...] = ()
-
-    def done(self, wait_s: float = 0.0) -> bool:
-        """Whether every process has finished, waiting up to `wait_s`."""
-        ready, _ = ray.wait(list(self.refs), num_returns=len(self.refs), timeout=wait_s)
-        return len(ready) == len(self.refs)
-
-    def results(self) -> list[Any]:
-        """Return what every process returned, in rank order.
-
-        Raises:
-            LearnerError: a process failed or the deadline passed.
-        """
-        for earlier in self.requires:
-            earlier.results()
-        try:
-            return list(ray.get(list(self.refs), timeout=self.deadline_s))
-        except GetTimeoutError:
-            raise LearnerError(
-                f"learner did not finish {self.what} within learner.step_timeout_s={self.deadline_s:g}; "
-                "resume=true goes on from the last checkpoint"
-            ) from None
-        except RayTaskError as error:
-            if isinstance(error.cause, R1RayError):
-                raise type(error.cause)(str(error.cause)) from error
-            raise LearnerError(f"learner failed in {self.what}: {error}") from error
-        except RayError as error:
-            raise LearnerError(
-                f"a learner process died in {self.what}: {error}; resume=true goes on from the last checkpoint"
-            ) from error
 
 
 class LearnerPool:
@@ -155,12 +33,26 @@ class LearnerPool:
         """Create the actors; `placements` gives Ray actor options and cores per process."""
         self._options = options
         self._placements = placements
-        actor = ray.remote(LearnerWorker)
-        self._actors = [actor.options(max_restarts=0, **resources).remote() for resources, _ in placements]
+        self._name = f"learner/{uuid.uuid4().hex}"
+        self._actors: list[Any] = []
+        self._lives: Pending | None = None
+        self._starting: Pending | None = None
+        self._facts = LearnerFacts(Cost(), None)
+        self._packer = self._new_packer()
         self._accumulating: list[Pending] = []
+        self._rollout_version = 0
 
-    def start(self) -> Pending:
-        """Let every process load the model."""
+    # -- life -------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Let every process begin to load the model; `wait_started` ends it."""
+        actor = ray.remote(concurrency_groups={"watch": 1})(LearnerWorker)
+        self._actors = [
+            actor.options(max_restarts=0, **resources).remote(self._note_key(rank))
+            for rank, (resources, _) in enumerate(self._placements)
+        ]
+        lives = tuple(each.live.remote() for each in self._actors)
+        self._lives = Pending(lives, "a pause between calls", 0.0, self._last_note)
         timeout_s = self._options.learner.start_timeout_s
         try:
             address, port = ray.get(self._actors[0].address.remote(), timeout=timeout_s)
@@ -168,41 +60,132 @@ class LearnerPool:
             raise LearnerError(
                 f"learner 0 did not start within learner.start_timeout_s={timeout_s:g}: {error}"
             ) from error
-        refs = [
+        refs = tuple(
             actor.start.remote(replace(self._options, rank=rank, cores=cores, master_address=address, master_port=port))
             for rank, (actor, (_, cores)) in enumerate(zip(self._actors, self._placements, strict=True))
-        ]
-        return Pending(tuple(refs), "start", timeout_s)
+        )
+        self._starting = Pending(refs, "start", timeout_s, self._last_note)
+
+    def wait_started(self) -> None:
+        """Wait until every process has loaded the model.
+
+        Raises:
+            ModelError, LearnerError: one could not.
+        """
+        assert self._starting is not None
+        self._facts = self._starting.results()[0]
+        self._packer = self._new_packer()
+
+    def restart(self) -> None:
+        """Replace every process; the new ones hold the initial model until `load`."""
+        self._kill()
+        self._accumulating = []
+        self.start()
+        self.wait_started()
+
+    def shutdown(self) -> None:
+        """Stop every process; never raises."""
+        refs = [actor.call.remote("shutdown") for actor in self._actors]
+        if refs:
+            ray.wait(refs, num_returns=len(refs), timeout=SHUTDOWN_TIMEOUT_S)
+        self._kill()
+
+    def _kill(self) -> None:
+        self._lives = None
+        for rank, actor in enumerate(self._actors):
+            ray.kill(actor, no_restart=True)
+            forget_note(self._note_key(rank))
+        self._actors = []
+
+    def _note_key(self, rank: int) -> str:
+        return f"{self._name}/{rank}"
+
+    def _last_note(self, rank: int) -> str:
+        return read_note(self._note_key(rank))
+
+    # -- steps ------------------------------------------------------------------------------------------------
+
+    @property
+    def _processes_per_share(self) -> int:
+        """Processes that work on the same samples: they split layers and sequences."""
+        config = self._options.learner
+        return config.tensor_parallel * config.context_parallel
+
+    def _new_packer(self) -> Packer:
+        config = self._options.learner
+        return Packer(
+            # A sequence is split over the processes of its context.
+            micro_batch_tokens=config.micro_batch_tokens * config.context_parallel,
+            num_ranks=len(self._placements) // self._processes_per_share,
+            cost=self._facts.cost,
+        )
+
+    def _shares(self, rows: Sequence[Sequence[Bin]]) -> list[list[Bin]]:
+        """Turn rows of bins into each process's micro-batches."""
+        each = self._processes_per_share
+        return [[row[rank // each] for row in rows] for rank in range(len(self._actors))]
 
     def _call(self, method: str, *args: Any, **kwargs: Any) -> Pending:
-        refs = tuple(actor.call.remote(method, *args, **kwargs) for actor in self._actors)
-        return Pending(refs, method, self._options.learner.step_timeout_s)
+        return self._call_each(method, [args] * len(self._actors), **kwargs)
 
-    def _split(self, batch: TrainingBatch) -> list[list[list[Bundle]]]:
-        budget = self._options.learner.micro_batch_tokens
-        bundles = bundle_samples(batch.samples, max_tokens=budget)
-        return split_bundles(bundles, micro_batch_tokens=budget, num_processes=len(self._actors))
+    def _call_each(self, method: str, arguments: Sequence[tuple[Any, ...]], **kwargs: Any) -> Pending:
+        refs = tuple(
+            actor.call.remote(method, *given, **kwargs) for actor, given in zip(self._actors, arguments, strict=True)
+        )
+        return Pending(refs, method, self._options.learner.step_timeout_s, self._last_note)
 
     def accumulate(self, batch: TrainingBatch, *, rollout_version: int) -> None:
-        """Start adding this batch's gradient; errors surface in `finish_step`."""
-        shares = self._split(batch)
-        refs = tuple(
-            actor.call.remote("accumulate", share, rollout_version=rollout_version)
-            for actor, share in zip(self._actors, shares, strict=True)
-        )
-        self._accumulating.append(Pending(refs, "accumulate", self._options.learner.step_timeout_s))
+        """Take samples of the step under way and send out what is full.
+
+        Errors of the processes surface in `finish_step`, the death of one at once.
+        """
+        self._rollout_version = rollout_version
+        rows = self._packer.add(batch.samples)
+        if not rows:
+            return
+        arguments = [(share,) for share in self._shares(rows)]
+        self._accumulating.append(self._call_each("accumulate", arguments, rollout_version=rollout_version))
 
     def finish_step(self) -> Pending:
-        """Start the optimizer step; the result holds metrics per process, all alike."""
+        """Send the rest and start the optimizer step; the result holds metrics per process, all alike."""
         requires, self._accumulating = tuple(self._accumulating), []
-        return replace(self._call("finish_step"), requires=requires)
+        arguments = [(share,) for share in self._shares(self._packer.finish())]
+        pending = self._call_each("finish_step", arguments, rollout_version=self._rollout_version)
+        return replace(pending, requires=requires)
 
-    def logprobs(self, batch: TrainingBatch) -> dict[int, tuple[float, ...]]:
+    def check(self) -> None:
+        """Raise if a process is gone or `accumulate` has failed, without waiting for anything.
+
+        Raises:
+            LearnerDied, LearnerError: see `Pending.results`.
+        """
+        for pending in (*self._accumulating, *([self._lives] if self._lives else [])):
+            if pending.failed:
+                pending.results()
+
+    def with_rates(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Turn counts of tokens and operations into rates, by the time the slowest process computed."""
+        refs = [actor.take_busy_s.remote() for actor in self._actors]
+        try:
+            busy_s = float(max(ray.get(refs, timeout=self._options.learner.step_timeout_s)))
+        except (GetTimeoutError, RayError) as error:
+            raise LearnerDied(f"a learner process died after a step: {error}") from error
+        counts = dict(metrics)
+        tokens, flops = counts.pop("learner/tokens", 0.0), counts.pop("learner/model_flops", 0.0)
+        peak = self._facts.peak_flops_per_s
+        counts["learner/tokens_per_s"] = tokens / busy_s if busy_s else 0.0
+        counts["learner/flops_per_s"] = flops / busy_s if busy_s else 0.0
+        if peak is not None:
+            counts["learner/mfu"] = counts["learner/flops_per_s"] / (peak * len(self._actors))
+        return counts
+
+    def logprobs(self, batch: TrainingBatch, *, reference: bool = False) -> dict[int, tuple[float, ...]]:
         """Return log-probabilities [C] of every sample, by its position in `batch`."""
         position = {id(sample): i for i, sample in enumerate(batch.samples)}
-        shares = self._split(batch)
-        refs = tuple(actor.call.remote("logprobs", share) for actor, share in zip(self._actors, shares, strict=True))
-        results = Pending(refs, "logprobs", self._options.learner.step_timeout_s).results()
+        packer = self._new_packer()
+        shares = self._shares([*packer.add(batch.samples), *packer.finish()])
+        arguments = [(share,) for share in shares]
+        results = self._call_each("logprobs", arguments, reference=reference).results()
         found: dict[int, tuple[float, ...]] = {}
         for share, result in zip(shares, results, strict=True):
             for bundles, values in zip(share, result, strict=True):
@@ -215,11 +198,12 @@ class LearnerPool:
         scores: list[float] = self._call("score", tuple(token_ids)).results()[0]
         return scores
 
+    # -- weights and checkpoints ------------------------------------------------------------------------------
+
     def connect_rollout(self, workers: Sequence[Any], *, ranks_per_worker: int, timeout_s: float) -> None:
         """Open the weight-transfer channel to these rollout workers."""
         client = RayWeightSyncClient(workers, [ranks_per_worker] * len(workers), timeout_s)
-        refs = tuple(actor.call.remote("connect_rollout", client) for actor in self._actors)
-        Pending(refs, "connect_rollout", timeout_s).results()
+        replace(self._call("connect_rollout", client), deadline_s=timeout_s).results()
 
     def send_weights(self, policy_version: int) -> Pending:
         """Start sending the current weights to every rollout worker."""
@@ -232,15 +216,3 @@ class LearnerPool:
     def load(self, directory: str, policy_version: int) -> None:
         """Restore a checkpoint."""
         self._call("load", directory, policy_version).results()
-
-    def take_busy_s(self) -> float:
-        """Return the longest time a process spent computing since the last time this was asked."""
-        refs = [actor.take_busy_s.remote() for actor in self._actors]
-        return float(max(ray.get(refs, timeout=self._options.learner.step_timeout_s)))
-
-    def shutdown(self) -> None:
-        """Stop every process; never raises."""
-        refs = [actor.call.remote("shutdown") for actor in self._actors]
-        ray.wait(refs, num_returns=len(refs), timeout=SHUTDOWN_TIMEOUT_S)
-        for actor in self._actors:
-            ray.kill(actor, no_restart=True)

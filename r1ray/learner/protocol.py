@@ -1,7 +1,7 @@
 """What every learner does.
 
 One learner is one process of N; every method but `send_weights` on its own is a collective that all
-processes enter together. `learner/fsdp2.py` implements it; `learner/pool.py` drives the N processes over Ray.
+processes enter together. `learner/policy_learner.py` implements it; `learner/pool.py` drives the N processes over Ray.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from r1ray.config.schema import AlgorithmConfig, LearnerConfig
-from r1ray.learner.packing import Bundle
+from r1ray.learner.packing import Bin
 from r1ray.weights.protocol import WeightSyncClient
 
 
@@ -51,10 +51,10 @@ class LearnerOptions:
 class Learner(Protocol):
     """One process of the optimizer."""
 
-    def logprobs(self, micro_batches: Sequence[Sequence[Bundle]]) -> list[list[tuple[float, ...]]]:
-        """Return the policy's log-probabilities, per micro-batch and sample: [C] each."""
+    def logprobs(self, micro_batches: Sequence[Bin], *, reference: bool = False) -> list[list[tuple[float, ...]]]:
+        """Return log-probabilities of the policy or the reference, per micro-batch and sample: [C] each."""
 
-    def accumulate(self, micro_batches: Sequence[Sequence[Bundle]], *, rollout_version: int) -> None:
+    def accumulate(self, micro_batches: Sequence[Bin], *, rollout_version: int) -> None:
         """Add the gradient of these micro-batches to the step under way.
 
         Args:
@@ -63,8 +63,12 @@ class Learner(Protocol):
                 the logprob mismatch.
         """
 
-    def finish_step(self) -> dict[str, float]:
-        """Divide by the global denominator, clip, update; return metrics, the same on every process."""
+    def finish_step(self, micro_batches: Sequence[Bin], *, rollout_version: int) -> dict[str, float]:
+        """Add the step's last micro-batches, divide by the global denominator, clip, update.
+
+        Returns:
+            Metrics, the same on every process.
+        """
 
     def refresh_reference(self) -> None:
         """Make the reference model equal to the policy."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from r1ray.config.schema import RewardTerm
+from r1ray.errors import ConfigError
 from r1ray.rewards.protocol import RewardResult
 from r1ray.types import Grade, Verdict
 
@@ -53,6 +54,23 @@ def _may_meet(one: RewardTerm, other: RewardTerm) -> bool:
     share_domain = not one.domains or not other.domains or bool({*one.domains} & {*other.domains})
     ends = [math.inf if term.until_step is None else term.until_step for term in (one, other)]
     return share_domain and max(one.from_step, other.from_step) < min(ends)
+
+
+def reward_weights(terms: Sequence[RewardTerm]) -> dict[str, float]:
+    """Return the weight of every key of the breakdown.
+
+    Raises:
+        ConfigError: terms that share a key, being for other domains or steps, differ in weight.
+    """
+    weights: dict[str, float] = {}
+    for term in name_terms(terms):
+        if weights.setdefault(term.key, term.config.weight) != term.config.weight:
+            raise ConfigError(
+                f"rewards.terms: {term.key!r} must have one weight in all domains and steps where "
+                f"algorithm.advantage=per_reward_zscore adds rewards up, got {weights[term.key]:g} and "
+                f"{term.config.weight:g}"
+            )
+    return weights
 
 
 def first_verdict(terms: Sequence[Term], results: Mapping[str, RewardResult]) -> Verdict | None:

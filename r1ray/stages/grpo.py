@@ -26,7 +26,7 @@ from r1ray.driver.loop import GrpoLoop
 from r1ray.driver.placement import Placement, attach_ray, plan_placement
 from r1ray.driver.record import StepRecorder
 from r1ray.driver.stream import CompletionStream, make_requests
-from r1ray.driver.supervise import DEFAULT_TOLERANCE, WeightSync
+from r1ray.driver.supervise import DEFAULT_TOLERANCE, LearnerRecovery, WeightSync
 from r1ray.errors import ConfigError, Interrupted
 from r1ray.evaluation.evaluate import HeldOutEvaluation
 from r1ray.learner.pool import LearnerPool
@@ -73,7 +73,8 @@ def train_grpo(config: Config) -> Summary:
     run_dir.create(resume=config.resume)
     checkpoints = CheckpointStore(run_dir.checkpoints_url, keep=config.checkpoint.keep)
     newest = checkpoints.newest() if config.resume else None
-    state = newest[1] if newest else RunState(step=0, phase=0, cursor=inputs.cursor.state())
+    initial_cursor = inputs.cursor.state()
+    state = newest[1] if newest else RunState(step=0, phase=0, cursor=initial_cursor)
     inputs.cursor.restore(state.cursor)
     run_dir.write_text(CONFIG_FILE, to_yaml(config))
     metrics, rollouts, events = MetricsLog(run_dir), RolloutLog(run_dir), EventLog(run_dir)
@@ -126,6 +127,15 @@ def train_grpo(config: Config) -> Summary:
                 recorder=recorder,
                 checkpoints=checkpoints,
                 evaluate=evaluate,
+                recover_learner=LearnerRecovery(
+                    parts.learner,
+                    parts.weights,
+                    checkpoints,
+                    initial=RunState(step=0, phase=0, cursor=initial_cursor),
+                    max_restarts=config.learner.max_restarts,
+                    on_event=events.write,
+                    say=console.message,
+                ),
                 state=state,
             ).run()
     except Interrupted as stop:
@@ -184,7 +194,7 @@ def _start_parts(config: Config, inputs: Inputs, *, stack: ExitStack, console: R
     stack.callback(placement.release)
     learner = LearnerPool(_learner_options(config, inputs, placement), placement.learner)
     stack.callback(learner.shutdown)
-    learner_started = learner.start()
+    learner.start()
     rollout = RolloutPool(
         config.rollout.engine,
         _engine_options(config, inputs, placement),
@@ -202,7 +212,7 @@ def _start_parts(config: Config, inputs: Inputs, *, stack: ExitStack, console: R
     )
     stack.callback(graders.shutdown)
     rollout.start()
-    learner_started.results()
+    learner.wait_started()
     weights = WeightSync(
         learner,
         rollout,
@@ -219,6 +229,7 @@ def _start_parts(config: Config, inputs: Inputs, *, stack: ExitStack, console: R
         recover_rollout=weights.recover,
         on_event=events.write,
         interrupted=interrupt.is_set,
+        watch=learner.check,
     )
     stream.on_progress = console.completions_done
     return Parts(learner, weights, stream)

@@ -61,7 +61,8 @@ def options(model_path: str, **changes: Any) -> LearnerOptions:
 
 def started(opts: LearnerOptions) -> LearnerPool:
     pool = LearnerPool(opts, [({"num_cpus": 0}, ())] * opts.world_size)
-    pool.start().results()
+    pool.start()
+    pool.wait_started()
     return pool
 
 

@@ -1,0 +1,218 @@
+"""One learner process: GRPO steps on a sharded policy, whatever shards it.
+
+`accumulate` adds up unnormalised gradient sums, so micro-batches can come while others still generate;
+`finish_step` divides by the denominator of the whole batch. Hence the update does not depend on how the
+batch was split, packed or spread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from r1ray.algorithms.aggregation import loss_denominator
+from r1ray.algorithms.schedule import learning_rate
+from r1ray.learner.build import build_engine, join_process_group
+from r1ray.learner.micro_batch import MicroBatch, collate
+from r1ray.learner.objective import Objective
+from r1ray.learner.packing import Bin, Bundle, Cost
+from r1ray.learner.protocol import LearnerOptions
+from r1ray.learner.sums import StepSums
+from r1ray.models.flops import peak_flops_per_s
+from r1ray.models.tokenizer import load_tokenizer
+from r1ray.types import TrainingSample
+from r1ray.weights.protocol import WeightSender, WeightSyncClient
+from r1ray.weights.senders import open_sender
+
+MODEL_FOLDER = "model"
+
+
+class PolicyLearner:
+    """One of `world_size` processes that hold the sharded policy; see `learner/protocol.py`."""
+
+    def __init__(self, options: LearnerOptions, note: Callable[[str], None] = lambda what: None) -> None:
+        """Join the group and load the model; `ModelError` or `LearnerError` say what failed.
+
+        Args:
+            options: of this process.
+            note: told what this process is about to do with the others, so that a hang or a death has a name.
+        """
+        self.options = options
+        self.device = torch.device(options.device)
+        self._note = note
+        note("joining the process group")
+        join_process_group(options)
+        torch.manual_seed(options.seed)
+        note("loading and sharding the model")
+        self.engine, self.flops = build_engine(options)
+        self.objective = Objective(options.algorithm, max_completion_tokens=options.max_completion_tokens)
+        self.policy_version = 0
+        self.sums = StepSums(capacity_tokens=options.learner.micro_batch_tokens)
+        self.sender: WeightSender | None = None
+        self._varlen = options.device == "cuda" and options.dtype != "float32"
+        note("ready")
+
+    @property
+    def cost(self) -> Cost:
+        """What a forward pass costs; nearly every token needs logits."""
+        return Cost(per_token=self.flops.per_token + self.flops.per_logit, per_pair=self.flops.per_pair)
+
+    @property
+    def peak_flops_per_s(self) -> float | None:
+        """Dense bfloat16 peak of this process's GPU; None on a CPU or an unknown GPU."""
+        return peak_flops_per_s(torch.cuda.get_device_name()) if self.device.type == "cuda" else None
+
+    # -- one step ---------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def logprobs(self, micro_batches: Sequence[Bin], *, reference: bool = False) -> list[list[tuple[float, ...]]]:
+        """Return log-probabilities of the policy or the reference, per micro-batch and sample: [C] each."""
+        policy = self.engine.reference if reference else self.engine.policy
+        assert policy is not None, "there is a reference only where a KL is taken"
+        results = []
+        for number, bundles in enumerate(micro_batches, 1):
+            self._note(f"logprobs: forward of micro-batch {number}/{len(micro_batches)}")
+            batch = self._collate(bundles)
+            logprobs, _ = policy(batch, self.options.temperature)
+            results.append([tuple(part.tolist()) for part in logprobs.split(batch.lengths.tolist())] if bundles else [])
+        self.engine.release()
+        return results
+
+    def accumulate(self, micro_batches: Sequence[Bin], *, rollout_version: int, last: bool = False) -> None:
+        """Add the gradient of these micro-batches to the step under way."""
+        mode = "gradient" if self.options.algorithm.entropy_coef else "value"
+        for number, bundles in enumerate(micro_batches, 1):
+            where = f"of micro-batch {number}/{len(micro_batches)}"
+            self._note(f"accumulate: forward {where}")
+            batch = self._collate(bundles)
+            logprobs, entropy = self.engine.policy(batch, self.options.temperature, entropy=mode)
+            loss = self.objective(batch, logprobs, entropy, self._ref_logprobs(batch))
+            self.sums.add_losses(batch, loss, rollout_version=rollout_version, policy_version=self.policy_version)
+            self.sums.add_packing(bundles, batch, flops=self._model_flops(batch, bundles))
+            self._note(f"accumulate: backward {where}")
+            self.engine.backward(loss.total, last=last and number == len(micro_batches))
+
+    def _collate(self, bundles: Sequence[Bundle]) -> MicroBatch:
+        return collate(bundles, varlen=self._varlen).to(self.device)
+
+    def _ref_logprobs(self, batch: MicroBatch) -> Tensor | None:
+        if batch.ref_logprobs is not None or self.engine.reference is None:
+            return batch.ref_logprobs
+        with torch.no_grad():
+            ref_logprobs, _ = self.engine.reference(batch, self.options.temperature)
+        return ref_logprobs
+
+    def _model_flops(self, batch: MicroBatch, bundles: Sequence[Bundle]) -> float:
+        """Count a forward and a backward pass of the policy, and the forward pass of the reference."""
+        passes = 3 + (self.engine.reference is not None and batch.ref_logprobs is None)
+        return passes * self.flops.forward(
+            tokens=batch.input_ids.numel(), logits=len(batch.targets), pairs=sum(b.pairs for b in bundles)
+        )
+
+    def finish_step(self, micro_batches: Sequence[Bin] = (), *, rollout_version: int = 0) -> dict[str, float]:
+        """Add the last micro-batches, divide by the global denominator, clip, update; return metrics."""
+        self.accumulate(micro_batches, rollout_version=rollout_version, last=True)
+        config, algorithm = self.options.learner, self.options.algorithm
+        self._note("finish_step: all-reduce of the step's sums")
+        sums = self.sums.reduced(self.device)
+        denominator = loss_denominator(
+            num_tokens=sums["trained_tokens"],
+            num_completions=sums["trained_completions"],
+            num_prompts=sums["trained_prompts"],
+            aggregation=algorithm.loss_aggregation,
+        )
+        lr = learning_rate(
+            self.policy_version,
+            peak=config.lr,
+            warmup_steps=config.warmup_steps,
+            total_steps=self.options.total_steps,
+            schedule=config.lr_schedule,
+        )
+        self._note("finish_step: gradient norm and update")
+        grad_norm = self.engine.step(denominator=denominator, lr=lr)
+        metrics = StepSums.metrics(sums, denominator=denominator, has_reference=self.engine.reference is not None)
+        self.sums = StepSums(capacity_tokens=config.micro_batch_tokens)
+        self.policy_version += 1
+        every = algorithm.reference_refresh_steps
+        if self.engine.reference is not None and every and self.policy_version % every == 0:
+            self.refresh_reference()
+        return {**metrics, "train/grad_norm": grad_norm, "train/lr": lr}
+
+    def refresh_reference(self) -> None:
+        """Make the reference model equal to the policy."""
+        self._note("refreshing the reference")
+        self.engine.refresh_reference()
+
+    @torch.no_grad()
+    def score(self, token_ids: Sequence[int]) -> list[float]:
+        """Return [T-1] log-probabilities of `token_ids[1:]` at temperature 1."""
+        self._note("score")
+        rest = tuple(token_ids[1:])
+        sample = TrainingSample(
+            prompt_ids=(token_ids[0],),
+            completion_ids=rest,
+            rollout_logprobs=(0.0,) * len(rest),
+            policy_versions=(0,) * len(rest),
+            advantage=0.0,
+        )
+        logprobs, _ = self.engine.policy(self._collate([Bundle([sample])]), 1.0)
+        self.engine.release()
+        return [float(v) for v in logprobs]
+
+    # -- weights and checkpoints ------------------------------------------------------------------------------
+
+    def connect_rollout(self, client: WeightSyncClient) -> None:
+        """Open the weight-transfer channel to the rollout workers behind `client`; rank 0 sends."""
+        self._note("connecting to the rollout workers")
+        if self.sender is not None:
+            self.sender.close()
+        self.sender = open_sender(
+            self.options.sync_backend,
+            self.engine.weights(),
+            client,
+            rank=self.options.rank,
+            address=self.options.master_address,
+            timeout_s=self.options.timeout_s,
+        )
+        self.sender.connect()
+
+    def send_weights(self, policy_version: int) -> None:
+        """Send the current weights to every rollout engine."""
+        assert self.sender is not None, "connect_rollout comes first"
+        self._note(f"send_weights: version {policy_version}")
+        self.sender.send(policy_version)
+
+    def save(self, directory: str) -> None:
+        """Write sharded training state and, from rank 0, the model in Hugging Face layout."""
+        self._note("save: sharded state")
+        self.engine.save(directory)
+        self._note("save: export of the model")
+        self._export(Path(directory) / MODEL_FOLDER)
+
+    def _export(self, folder: Path) -> None:
+        exported = {}
+        for name, weight in self.engine.weights():
+            if self.options.rank == 0:
+                exported[name] = weight.cpu()
+        if self.options.rank == 0:
+            options = self.options
+            self.engine.policy.causal_lm.save_pretrained(folder, state_dict=exported)
+            load_tokenizer(options.model_path, options.revision, options.trust_remote_code).save_pretrained(folder)
+        dist.barrier()
+
+    def load(self, directory: str, policy_version: int) -> None:
+        """Restore what `save` wrote; world size may differ."""
+        self._note("load: sharded state")
+        self.engine.load(directory)
+        self.policy_version = policy_version
+
+    def shutdown(self) -> None:
+        """Leave the process groups."""
+        if self.sender is not None:
+            self.sender.close()
+        if dist.is_initialized():
+            dist.destroy_process_group()
