@@ -15,6 +15,7 @@ from r1ray.algorithms.advantages import (
     batch_std_advantages,
     batch_zscore_advantages,
     group_advantages,
+    group_mean_batch_zscore_advantages,
     leave_one_out_advantages,
     pass_at_k_advantages,
     per_reward_advantages,
@@ -28,7 +29,7 @@ TOO_SMALL = "fewer than 2 graded completions"
 MASKED = "over rollout.max_completion_tokens"
 
 # Advantages that compare a completion with the whole step, not only with its own group.
-OVER_THE_STEP = ("group_mean_batch_std", "batch_zscore", "per_reward_zscore")
+OVER_THE_STEP = ("group_mean_batch_std", "group_mean_batch_zscore", "batch_zscore", "per_reward_zscore")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +137,8 @@ def _advantages(
     ]
     if kind == "group_mean_batch_std":
         return batch_std_advantages(rewards)
+    if kind == "group_mean_batch_zscore":
+        return group_mean_batch_zscore_advantages(rewards)
     if kind == "batch_zscore":
         return batch_zscore_advantages(rewards)
     if kind == "leave_one_out":

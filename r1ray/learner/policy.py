@@ -24,7 +24,8 @@ class ScoringHead(nn.Module):
         """Take over the parameters of an LM head, tied or not; `float32` multiplies in float32 in any case."""
         super().__init__()
         self.weight = head.weight
-        self.bias: nn.Parameter | None = head.bias
+        # nn.Linear says Tensor, but an LM head without bias has None.
+        self.bias: Tensor | None = head.bias
         self._float32 = float32
 
     def forward(

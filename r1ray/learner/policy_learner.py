@@ -103,7 +103,7 @@ class PolicyLearner:
         if batch.ref_logprobs is not None or self.engine.reference is None:
             return batch.ref_logprobs
         with torch.no_grad():
-            ref_logprobs, _ = self.engine.reference(batch, self.options.temperature)
+            ref_logprobs: Tensor = self.engine.reference(batch, self.options.temperature)[0]
         return ref_logprobs
 
     def _model_flops(self, batch: MicroBatch, bundles: Sequence[Bundle]) -> float:
