@@ -1,8 +1,4 @@
-"""Log-probabilities of chosen tokens, and the entropy of what they were chosen from.
-
-Two ways to the same numbers: from logits, and from hidden states and the LM head's weights, which never holds the
-logits of more than a chunk of tokens.
-"""
+"""Log-probabilities of chosen tokens, and the entropy of what they were chosen from, from the LM head's weights."""
 
 from __future__ import annotations
 
@@ -19,32 +15,6 @@ CPU_CHUNK_ELEMENTS = 1 << 25
 CUDA_CHUNK_ELEMENTS = 1 << 27
 
 
-def token_logprobs(
-    logits: Tensor, targets: Tensor, *, temperature: float, entropy: EntropyMode = "gradient"
-) -> tuple[Tensor, Tensor]:
-    """Return the log-probability of each target and the entropy of its distribution.
-
-    Args:
-        logits: [N, V] any float dtype; computed in float32 at least.
-        targets: [N] int64 token ids.
-        temperature: the sampling temperature the distribution is taken at.
-        entropy: `gradient` lets gradients flow through the entropy, `value` does not, `none` returns zeros.
-
-    Returns:
-        logprobs [N] float32, which carry gradients, and entropy [N] float32 in nats.
-    """
-    scaled = logits if logits.dtype == torch.float64 else logits.float()
-    if temperature != 1.0:
-        scaled = scaled / temperature
-    normalizer = torch.logsumexp(scaled, dim=-1)
-    logprobs = scaled.gather(-1, targets[:, None]).squeeze(-1) - normalizer
-    if entropy == "none":
-        return logprobs, torch.zeros_like(logprobs)
-    with torch.set_grad_enabled(entropy == "gradient" and torch.is_grad_enabled()):
-        probabilities = torch.exp(scaled - normalizer[:, None])
-        return logprobs, normalizer - (probabilities * scaled).sum(-1)
-
-
 def linear_logprobs(
     hidden: Tensor,
     weight: Tensor,
@@ -55,7 +25,9 @@ def linear_logprobs(
     entropy: EntropyMode = "none",
     chunk_elements: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Do what `token_logprobs` does for logits `hidden @ weight.T + bias`, a chunk of tokens at a time.
+    """Return the log-probability of each target and the entropy of its distribution, a chunk of tokens at a time.
+
+        z = (hidden @ weight.T + bias) / temperature,     logprob = z[target] - log(sum(exp(z)))
 
     Where there is more than one chunk, the backward pass makes each chunk's logits again, so that at no time more than
     `chunk_elements` of them exist; the gradient of the weights is summed in float32. Chunks go over tokens only: a
@@ -66,12 +38,12 @@ def linear_logprobs(
         weight: [V, H] in the dtype of the product.
         bias: [V] or None.
         targets: [N] int64 token ids.
-        temperature: as in `token_logprobs`.
-        entropy: as in `token_logprobs`.
+        temperature: the sampling temperature the distribution is taken at.
+        entropy: `gradient` lets gradients flow through the entropy, `value` does not, `none` returns zeros.
         chunk_elements: upper bound of tokens * V at a time (at least one token); None: by the device.
 
     Returns:
-        logprobs [N] and entropy [N], float32 (float64 for float64 weights).
+        logprobs [N], which carry gradients, and entropy [N] in nats; float32 (float64 for float64 weights).
     """
     if chunk_elements is None:
         chunk_elements = CUDA_CHUNK_ELEMENTS if hidden.is_cuda else CPU_CHUNK_ELEMENTS

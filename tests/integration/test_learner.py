@@ -1,5 +1,8 @@
 """The FSDP2 learner against a plain PyTorch GRPO step, and against itself on two processes."""
 
+import os
+import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from r1ray.config.schema import AlgorithmConfig, LearnerConfig
+from r1ray.errors import LearnerDied, LearnerError
 from r1ray.learner.pool import LearnerPool
 from r1ray.learner.protocol import LearnerOptions
 from r1ray.types import TrainingBatch, TrainingSample
@@ -204,8 +208,6 @@ def test_the_reference_follows_the_policy_when_refreshed(model_path: str) -> Non
 
 
 def test_a_failed_batch_fails_the_step_it_belongs_to(model_path: str) -> None:
-    from r1ray.errors import LearnerError
-
     pool = started(options(model_path))
     data = samples()
     outside_the_vocabulary = replace(data[0], completion_ids=(999,) * len(data[0].completion_ids))
@@ -216,10 +218,43 @@ def test_a_failed_batch_fails_the_step_it_belongs_to(model_path: str) -> None:
     pool.shutdown()
 
 
-def test_a_dead_learner_is_an_error_that_names_the_remedy(model_path: str) -> None:
-    from r1ray.errors import LearnerError
+def test_a_dead_process_is_noticed_in_seconds_and_named(model_path: str) -> None:
+    """Rank 1 is killed while it works; rank 0 hangs in the collective that both were about to enter."""
+    pool = started(options(model_path, world_size=2))
+    pool.accumulate(TrainingBatch(tuple(samples())), rollout_version=0)
+    pool.finish_step().results()
+    victim = pid_of(pool._actors[1])
+    for _ in range(40):
+        pool.accumulate(TrainingBatch(tuple(samples())), rollout_version=1)
+    os.kill(victim, signal.SIGKILL)
+    began = time.monotonic()
+    pending = pool.finish_step()
+    while not pending.done(1.0):
+        assert time.monotonic() - began < 20
+    with pytest.raises(LearnerDied, match=r"learner process 1 of 2 died in .*rank 0: .*rank 1: .*resume=true"):
+        pending.results()
+    assert time.monotonic() - began < 20
+    pool.restart()
+    pool.accumulate(TrainingBatch(tuple(samples())), rollout_version=0)
+    assert pool.finish_step().results()[0]["train/grad_norm"] > 0
+    pool.shutdown()
 
+
+def test_a_process_that_dies_between_calls_is_noticed(model_path: str) -> None:
     pool = started(options(model_path))
-    ray.kill(pool._actors[0])
-    with pytest.raises(LearnerError, match="resume=true"):
-        pool.finish_step().results()
+    pool.check()
+    os.kill(pid_of(pool._actors[0]), signal.SIGKILL)
+    with pytest.raises(LearnerDied, match="learner process 0 of 1 died in a pause"):
+        check_for(pool, seconds=20)
+
+
+def check_for(pool: LearnerPool, *, seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        pool.check()
+
+
+def pid_of(actor: Any) -> int:
+    pid = ray.get(actor.__ray_call__.remote(lambda _: os.getpid()), timeout=60)
+    assert isinstance(pid, int)
+    return pid

@@ -206,6 +206,34 @@ def test_a_killed_rollout_worker_is_replaced_and_its_work_done_again(tmp_path: P
     assert [line["step"] for line in tools.metrics_of(run_dir)] == list(range(7))
 
 
+def test_a_killed_learner_starts_again_from_the_checkpoint_to_the_last_bit(
+    unbroken: Path, tmp_path: Path, tools: Any
+) -> None:
+    run_dir = tmp_path / "reborn"
+    process = subprocess.Popen(
+        tools.train_command(run_dir, "train.steps=4", "checkpoint.every_steps=2"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    wait_for((run_dir / "checkpoints" / "step_000002").exists, deadline_s=300, process=process)
+    (learner,) = (
+        p
+        for p in psutil.Process(process.pid).children(recursive=True)
+        if p.cmdline() and p.cmdline()[0].startswith("ray::LearnerWorker")
+    )
+    os.kill(learner.pid, signal.SIGKILL)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert "learner process 0 of 1 died" in output
+    events = [json.loads(line) for line in (run_dir / "events.jsonl").read_text().splitlines()]
+    assert [e["kind"] for e in events if e["kind"].startswith("learner")] == ["learner_died", "learner_restarted"]
+    assert without_timing(tools.metrics_of(run_dir)) == without_timing(tools.metrics_of(unbroken))
+    weights = "checkpoints/step_000004/model/model.safetensors"
+    assert (run_dir / weights).read_bytes() == (unbroken / weights).read_bytes()
+
+
 def test_vllm_runs_the_same_loop(tmp_path: Path, tools: Any) -> None:
     pytest.importorskip("vllm")
     run_dir = tmp_path / "vllm"
