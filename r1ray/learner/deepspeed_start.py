@@ -11,6 +11,7 @@ import io
 import logging
 import math
 import os
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -107,6 +108,11 @@ def start_engine(
 def _quiet() -> Iterator[None]:
     """Keep DeepSpeed's banners off the console: it logs and prints while it starts."""
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    # DeepSpeed calls collectives by the names that PyTorch 2.13 replaced.
+    warnings.filterwarnings(
+        "ignore", r"`torch\.distributed\.(all_gather_into|reduce_scatter)_tensor` is deprecated", FutureWarning
+    )
     with contextlib.redirect_stdout(io.StringIO()):
         yield
+    # Importing it has set the level.
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)

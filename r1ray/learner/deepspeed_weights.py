@@ -36,9 +36,9 @@ class ZeroWeightSource:
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         """Yield (name, full tensor)."""
-        from deepspeed.zero import GatheredParameters
+        import deepspeed
 
         self._engine.optimizer.empty_partition_cache()
         for name, parameter in self._module.named_parameters():
-            with GatheredParameters([parameter]), torch.no_grad():
+            with deepspeed.zero.GatheredParameters([parameter]), torch.no_grad():
                 yield name, parameter.detach().to(self._dtype)

@@ -1,0 +1,476 @@
+"""What every training engine owes its learner, put to two processes and to one.
+
+`measure` starts three processes: a pair that trains together, and one alone that first trains in plain PyTorch. They
+exchange checkpoints and write down what they saw; the tests judge. Run as a script, this file is one of the three.
+"""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, field
+from datetime import timedelta
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+import r1ray
+
+STEPS, SAVED_AFTER, RESUMED = 20, 10, 3
+PAIR = 2
+MICRO_BATCH_TOKENS = 40
+KL_COEF, TEMPERATURE = 0.1, 0.9
+DEADLINE_S = 240.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """One engine in one configuration.
+
+    Attributes:
+        engine: `module:class`, called with options, policy and reference.
+        learner: of `LearnerConfig`.
+        chunked_head: give the policy a head of its own that is tied to the embedding and runs in chunks.
+    """
+
+    engine: str
+    model_path: str
+    learner: dict[str, Any] = field(default_factory=dict)
+    dtype: str = "float32"
+    device: str = "cpu"
+    chunked_head: bool = False
+
+
+def measure(case: Case, directory: Path) -> dict[str, dict[str, Any]]:
+    """Run the contract; returns what each process found, by its name, and leaves weights as files."""
+    (directory / "case.json").write_text(json.dumps(asdict(case)))
+    # The processes import the same r1ray as the tests.
+    paths = [str(Path(r1ray.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    names = [*(f"pair{rank}" for rank in range(PAIR)), "single"]
+    logs = {name: (directory / f"{name}.log").open("w+") for name in names}
+    processes = {
+        name: subprocess.Popen(
+            [sys.executable, __file__, str(directory), name], stdout=log, stderr=log, env=environment
+        )
+        for name, log in logs.items()
+    }
+    results = {}
+    try:
+        for name, process in processes.items():
+            code = process.wait(timeout=DEADLINE_S)
+            logs[name].seek(0)
+            output = logs[name].read()
+            assert code == 0, f"{name} failed:\n{output[-6000:]}"
+            results[name] = {**json.loads((directory / f"{name}.json").read_text()), "output": output}
+    finally:
+        for process in processes.values():
+            process.kill()
+            process.wait()
+        for log in logs.values():
+            log.close()
+    return results
+
+
+# -- the work, the same for all ---------------------------------------------------------------------------------
+
+
+def samples_of(step: int) -> list[Any]:
+    """Return the step's samples, unequal in length; the same in every process."""
+    from r1ray.types import TrainingSample
+
+    generator = torch.Generator().manual_seed(100 + step)
+
+    def ids(n: int) -> tuple[int, ...]:
+        return tuple(torch.randint(1, 61, (n,), generator=generator).tolist())
+
+    prompts = [ids(5), ids(9), ids(2)]
+    made = []
+    for i in range(9 + step % 4):
+        completion = ids(1 + (i * 5 + step) % 13)
+        zeros = len(completion)
+        made.append(
+            TrainingSample(
+                prompts[i % 3],
+                completion,
+                (0.0,) * zeros,
+                (0,) * zeros,
+                advantage=[1.2, -0.7, 0.3][(i + step) % 3],
+                prompt_key=str(i % 3),
+            )
+        )
+    return sorted(made, key=lambda s: s.prompt_key)
+
+
+def denominator_of(step: int) -> float:
+    """Return the step's denominator: unequal, so that clipping is active in some steps and not in others."""
+    return [40.0, 7.0, 900.0, 133.0, 61.0][step % 5]
+
+
+def lr_of(step: int) -> float:
+    """Return the step's learning rate."""
+    return 1e-3 * (1 + step % 3) / 3
+
+
+def token_losses(logprobs: Tensor, ref_logprobs: Tensor, advantages: Tensor) -> Tensor:
+    """Return [N] losses."""
+    log_ratio = ref_logprobs - logprobs
+    return -advantages * logprobs + KL_COEF * (log_ratio.exp() - log_ratio - 1)
+
+
+def micro_batches_of(step: int, processes: int) -> list[list[Any]]:
+    """Return [processes][micro-batches], some perhaps empty."""
+    from r1ray.learner.packing import bundle_samples, collate, split_bundles
+
+    bundles = bundle_samples(samples_of(step), max_tokens=MICRO_BATCH_TOKENS)
+    shares = split_bundles(bundles, micro_batch_tokens=MICRO_BATCH_TOKENS, num_processes=processes)
+    return [[collate(micro_batch) for micro_batch in share] for share in shares]
+
+
+def load_model(path: str, dtype: torch.dtype) -> Any:
+    """Load the Hugging Face model with the learner's attention."""
+    from transformers import AttentionInterface, AutoModelForCausalLM
+
+    from r1ray.learner.attention import ATTENTION_NAME, packed_attention
+
+    AttentionInterface.register(ATTENTION_NAME, packed_attention)
+    model = AutoModelForCausalLM.from_pretrained(path, attn_implementation=ATTENTION_NAME, dtype=torch.float32)
+    model.config.use_cache = False
+    # Parameters only: rotary frequencies stay float32.
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return model
+
+
+# -- a head as a module of its own, in chunks, tied to the embedding ----------------------------------------------
+
+
+class _ChunkedLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float) -> Tensor:
+        ctx.save_for_backward(hidden, weight, targets)
+        ctx.temperature = temperature
+        parts = [
+            (h @ weight.t() / temperature).float().log_softmax(-1).gather(1, t[:, None])[:, 0]
+            for h, t in zip(hidden.split(5), targets.split(5), strict=True)
+        ]
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        hidden, weight, targets = ctx.saved_tensors
+        grad_hidden, grad_weight = torch.zeros_like(hidden), torch.zeros_like(weight, dtype=torch.float32)
+        for start in range(0, len(hidden), 5):
+            part = slice(start, start + 5)
+            by_logit = -(hidden[part] @ weight.t() / ctx.temperature).float().softmax(-1)
+            by_logit[torch.arange(len(by_logit)), targets[part]] += 1
+            by_logit = by_logit * grads[0][part, None] / ctx.temperature
+            grad_hidden[part] = by_logit.to(weight.dtype) @ weight
+            grad_weight += by_logit.t() @ hidden[part].float()
+        return grad_hidden, grad_weight.to(weight.dtype), None, None
+
+
+class ChunkedHead(nn.Module):
+    """An LM head that owns its weight."""
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, hidden: Tensor, targets: Tensor, temperature: float) -> Tensor:
+        """Return [N] float32 log-probabilities."""
+        return _ChunkedLogprobs.apply(hidden, self.weight, targets, temperature)  # type: ignore
+
+
+def make_policy(causal_lm: Any, *, chunked_head: bool) -> Any:
+    """Return a `Policy`, or one with a chunked head in place of its own."""
+    from r1ray.learner.policy import Policy
+
+    class ChunkedPolicy(Policy):
+        def __init__(self, causal_lm: Any) -> None:
+            super().__init__(causal_lm)
+            self.head = ChunkedHead(causal_lm.get_output_embeddings().weight)
+
+        def forward(self, batch: Any, temperature: float, *, entropy: Any = "none") -> tuple[Tensor, Tensor]:
+            hidden = self.causal_lm.base_model(
+                input_ids=batch.input_ids, position_ids=batch.position_ids, layout=batch.layout, use_cache=False
+            ).last_hidden_state
+            chosen = hidden.reshape(-1, hidden.shape[-1]).index_select(0, batch.predict_from)
+            logprobs = self.head(chosen, batch.targets, temperature)
+            return logprobs, torch.zeros_like(logprobs)
+
+    return (ChunkedPolicy if chunked_head else Policy)(causal_lm)
+
+
+# -- plain PyTorch ------------------------------------------------------------------------------------------------
+
+
+def plain_run(case: Case) -> tuple[dict[str, list[float]], dict[str, Tensor]]:
+    """Train in one process without any engine; in float32 sample by sample and without packing."""
+    dtype = getattr(torch, case.dtype)
+    if dtype == torch.float32:
+        from transformers import AutoModelForCausalLM
+
+        model = AutoModelForCausalLM.from_pretrained(case.model_path, dtype=torch.float32)
+        reference = AutoModelForCausalLM.from_pretrained(case.model_path, dtype=torch.float32)
+    else:
+        model, reference = load_model(case.model_path, dtype), load_model(case.model_path, dtype)
+    source = dict(load_model(case.model_path, torch.float32).named_parameters())
+    masters = {name: nn.Parameter(source[name].detach().clone()) for name, _ in model.named_parameters()}
+    optimizer = adamw(case, list(masters.values()))
+    curves: dict[str, list[float]] = {"loss": [], "norm": []}
+    for step in range(STEPS):
+        for name, parameter in model.named_parameters():
+            parameter.data.copy_(masters[name].data)
+            masters[name].grad = torch.zeros_like(masters[name])
+        total = 0.0
+        for loss in plain_losses(case, model, reference, step):
+            loss.backward()
+            total += float(loss.detach())
+            for name, parameter in model.named_parameters():
+                if parameter.grad is not None:
+                    masters[name].grad += parameter.grad.float()
+                    parameter.grad = None
+        for master in masters.values():
+            master.grad /= denominator_of(step)
+        norm = nn.utils.clip_grad_norm_(masters.values(), learner_config(case).max_grad_norm)
+        optimizer.param_groups[0]["lr"] = lr_of(step)
+        optimizer.step()
+        curves["loss"].append(total / denominator_of(step))
+        curves["norm"].append(float(norm))
+    return curves, {name: master.detach().to(dtype) for name, master in masters.items()}
+
+
+def plain_losses(case: Case, model: Any, reference: Any, step: int) -> Any:
+    """Yield the losses of the step, one backward pass each."""
+    if case.dtype == "float32":
+        for s in samples_of(step):
+            ids = torch.tensor([[*s.prompt_ids, *s.completion_ids]])
+            targets = torch.tensor(s.completion_ids)[:, None]
+
+            def logprobs(m: Any, s: Any = s, ids: Tensor = ids, targets: Tensor = targets) -> Tensor:
+                logits = m(ids).logits[0, len(s.prompt_ids) - 1 : -1] / TEMPERATURE
+                return logits.log_softmax(-1).gather(1, targets)[:, 0]
+
+            with torch.no_grad():
+                old = logprobs(reference)
+            yield token_losses(logprobs(model), old, torch.tensor(s.advantage)).sum()
+        return
+    policy = make_policy(model, chunked_head=case.chunked_head)
+    frozen = make_policy(reference, chunked_head=case.chunked_head)
+    for share in micro_batches_of(step, PAIR):
+        for batch in share:
+            yield policy_loss(policy, frozen, batch)
+
+
+def policy_loss(policy: Any, reference: Any, batch: Any) -> Tensor:
+    """Return a micro-batch's unnormalised sum."""
+    logprobs, _ = policy(batch, TEMPERATURE)
+    with torch.no_grad():
+        ref_logprobs, _ = reference(batch, TEMPERATURE)
+    return token_losses(logprobs, ref_logprobs, batch.advantages[batch.sample_index]).sum()
+
+
+def adamw(case: Case, parameters: list[Any]) -> torch.optim.Optimizer:
+    """Return the optimizer that the engine has to equal."""
+    config = learner_config(case)
+    betas = (config.adam_beta1, config.adam_beta2)
+    return torch.optim.AdamW(
+        parameters, lr=config.lr, betas=betas, eps=config.adam_eps, weight_decay=config.weight_decay
+    )
+
+
+def learner_config(case: Case) -> Any:
+    """Return the configuration with this contract's optimizer."""
+    from r1ray.config.schema import LearnerConfig
+
+    return LearnerConfig(**{"lr": 1e-3, "adam_eps": 1e-6, "weight_decay": 0.05, "max_grad_norm": 1.0, **case.learner})
+
+
+# -- the engine ---------------------------------------------------------------------------------------------------
+
+
+class Probe:
+    """An engine under the contract, in one process of a group."""
+
+    def __init__(self, case: Case) -> None:
+        from r1ray.config.schema import AlgorithmConfig
+        from r1ray.learner.protocol import LearnerOptions
+
+        self.case, self.device = case, torch.device(case.device)
+        self.rank, self.processes = dist.get_rank(), dist.get_world_size()
+        options = LearnerOptions(
+            model_path=case.model_path,
+            revision=None,
+            trust_remote_code=False,
+            dtype=case.dtype,
+            device=case.device,
+            rank=self.rank,
+            world_size=self.processes,
+            master_address="",
+            master_port=0,
+            temperature=TEMPERATURE,
+            max_completion_tokens=16,
+            total_steps=STEPS,
+            seed=0,
+            cores=(),
+            timeout_s=DEADLINE_S,
+            sync_backend="gloo",
+            learner=learner_config(case),
+            algorithm=AlgorithmConfig(kl_coef=KL_COEF),
+        )
+        causal_lm = load_model(case.model_path, torch.float32)
+        if options.learner.activation_checkpointing == "full":
+            causal_lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        policy = make_policy(causal_lm, chunked_head=case.chunked_head).train()
+        reference = make_policy(load_model(case.model_path, getattr(torch, case.dtype)), chunked_head=case.chunked_head)
+        module, name = case.engine.split(":")
+        self.engine = getattr(import_module(module), name)(options, policy, reference.requires_grad_(False).eval())
+
+    def batches(self, step: int) -> list[Any]:
+        """Return this process's micro-batches."""
+        return [batch.to(self.device) for batch in micro_batches_of(step, self.processes)[self.rank]]
+
+    def train(self, step: int, *, factor: float = 1.0, denominator: float | None = None) -> tuple[float, float]:
+        """Take one step; returns loss and gradient norm, the same everywhere."""
+        denominator = denominator_of(step) if denominator is None else denominator
+        batches = self.batches(step)
+        total = torch.zeros((), dtype=torch.float64)
+        for i, batch in enumerate(batches):
+            loss = policy_loss(self.engine.policy, self.engine.reference, batch) * factor
+            total += float(loss.detach())
+            self.engine.backward(loss, last=i == len(batches) - 1)
+        dist.all_reduce(total)
+        norm = self.engine.step(denominator=denominator, lr=lr_of(step))
+        return float(total) / (denominator or 1.0), norm
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the whole policy by Hugging Face names."""
+        return {name: tensor.detach().cpu().clone() for name, tensor in self.engine.weights()}
+
+    def logprobs(self, module: Any, step: int) -> list[float]:
+        """Return what `module` says without gradients."""
+        with torch.no_grad():
+            found = [module(batch, TEMPERATURE)[0] for batch in self.batches(step)]
+        self.engine.release()
+        return torch.cat(found).tolist()
+
+
+def pair(case: Case, directory: Path, store: dist.Store, threads: int) -> dict[str, Any]:
+    """Train on two processes, save, go on; resume from that, and from what the single process saved."""
+    probe = Probe(case)
+    found: dict[str, Any] = {"losses": [], "norms": [], "threads_kept": threads == torch.get_num_threads()}
+    for step in range(STEPS):
+        if step == SAVED_AFTER:
+            found |= undisturbed(probe)
+            probe.engine.save(str(directory / "of_pair"))
+            if probe.rank == 0:
+                store.set("pair saved", "")
+            saved = probe.weights()
+        loss, norm = probe.train(step)
+        found["losses"].append(loss)
+        found["norms"].append(norm)
+        if step == SAVED_AFTER + RESUMED - 1:
+            at_resumed = probe.weights()
+    final = probe.weights()
+    found["specs"] = [[s.name, str(s.dtype), list(s.shape)] for s in probe.engine.weights().specs()]
+    if probe.rank == 0:
+        torch.save(final, directory / "pair.pt")
+
+    again = Probe(case)
+    again.engine.load(str(directory / "of_pair"))
+    found["restored_exactly"] = same(again.weights(), saved)
+    resumed = [again.train(SAVED_AFTER + i) for i in range(RESUMED)]
+    then = slice(SAVED_AFTER, SAVED_AFTER + RESUMED)
+    found["resumed_exactly"] = resumed == list(zip(found["losses"][then], found["norms"][then], strict=True))
+    found["resumed_weights_exactly"] = same(again.weights(), at_resumed)
+
+    found["missing_checkpoint"] = error_of(again, directory / "nothing")
+    store.wait(["single saved"], timedelta(seconds=DEADLINE_S))
+    again.engine.load(str(directory / "of_single"))
+    found["restored_from_single"] = same(again.weights(), saved)
+    found["resumed_from_single"] = [again.train(SAVED_AFTER + i) for i in range(RESUMED)]
+
+    # After training on, the reference still is the old policy; refreshed, it is the new one.
+    found["reference_before"] = difference(again, 0)
+    again.engine.refresh_reference()
+    found["reference_after"] = difference(again, 0)
+    found["reference_again"] = [again.train(0)[0], difference(again, 0)]
+    return found
+
+
+def undisturbed(probe: Probe) -> dict[str, Any]:
+    """Steps that must change nothing, and forward passes without gradients."""
+    before = probe.weights()
+    first = probe.logprobs(probe.engine.policy, 3)
+    found: dict[str, Any] = {"empty_step_norm": probe.engine.step(denominator=1.0, lr=1.0)}
+    found["infinite_norm"] = repr(probe.train(0, factor=math.inf)[1])
+    found["nothing_trained_norm"] = probe.train(1, factor=0.0, denominator=0.0)[1]
+    found["nothing_changed"] = same(probe.weights(), before) and probe.logprobs(probe.engine.policy, 3) == first
+    return found
+
+
+def single(case: Case, directory: Path, store: dist.Store) -> dict[str, Any]:
+    """Train in plain PyTorch; then alone on the engine from what the pair saved."""
+    curves, weights = plain_run(case)
+    torch.save(weights, directory / "plain.pt")
+    probe = Probe(case)
+    store.wait(["pair saved"], timedelta(seconds=DEADLINE_S))
+    probe.engine.load(str(directory / "of_pair"))
+    probe.engine.save(str(directory / "of_single"))
+    store.set("single saved", "")
+    return {"plain": curves, "resumed_from_pair": [probe.train(SAVED_AFTER + i) for i in range(RESUMED)]}
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Say whether both have the same names and bits."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def difference(probe: Probe, step: int) -> float:
+    """Return the largest difference between the log-probabilities of policy and reference."""
+    pairs = zip(*(probe.logprobs(m, step) for m in (probe.engine.policy, probe.engine.reference)), strict=True)
+    largest = torch.tensor(max(abs(a - b) for a, b in pairs))
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return float(largest)
+
+
+def error_of(probe: Probe, directory: Path) -> str:
+    """Return what loading from there says."""
+    from r1ray.errors import CheckpointError
+
+    try:
+        probe.engine.load(str(directory))
+    except CheckpointError as error:
+        return str(error)
+    return ""
+
+
+def main() -> None:
+    """Be one of the three processes."""
+    directory, name = Path(sys.argv[1]), sys.argv[2]
+    case = Case(**json.loads((directory / "case.json").read_text()))
+    torch.set_num_threads(1)
+    threads = torch.get_num_threads()
+    alone = name == "single"
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if case.device == "cuda" else "gloo",
+        init_method=f"file://{directory / ('group_single' if alone else 'group_pair')}",
+        rank=0 if alone else int(name[-1]),
+        world_size=1 if alone else PAIR,
+        timeout=timedelta(seconds=DEADLINE_S),
+    )
+    store = dist.FileStore(str(directory / "signals"), -1)
+    found = single(case, directory, store) if alone else pair(case, directory, store, threads)
+    (directory / f"{name}.json").write_text(json.dumps(found))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
