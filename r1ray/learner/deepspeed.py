@@ -59,7 +59,7 @@ class DeepSpeedEngine:
         )
         rounded = self._rounded_weights(policy)
         buffers = {name: buffer.clone() for name, buffer in policy.named_buffers()}
-        self._engine = start_engine(policy, options, configuration(options, stage=self._stage), self._adam)
+        self._engine = start_engine(policy, options, configuration(options, policy, stage=self._stage), self._adam)
         self._state = deepspeed_state.ZeroState(self._engine, self._adam)
         self._state.set_masters(rounded)
         # DeepSpeed casts buffers with the parameters: rotary frequencies must not be rounded.
@@ -84,7 +84,7 @@ class DeepSpeedEngine:
         offload = options.learner.offload_reference
         if self._stage < 3 and not offload:
             return reference.to(options.device)
-        config = configuration(options, stage=3, offload_parameters=offload)
+        config = configuration(options, reference, stage=3, offload_parameters=offload)
         config["zero_optimization"].pop("offload_optimizer", None)
         buffers = {name: buffer.clone() for name, buffer in reference.named_buffers()}
         self._reference_engine = start_engine(reference, options, config, None)

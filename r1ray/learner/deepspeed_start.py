@@ -35,11 +35,14 @@ class SuspendableAdamW(torch.optim.AdamW):
         return None if self.suspended else super().step(closure)
 
 
-def configuration(options: LearnerOptions, *, stage: int, offload_parameters: bool = False) -> dict[str, Any]:
+def configuration(
+    options: LearnerOptions, module: nn.Module, *, stage: int, offload_parameters: bool = False
+) -> dict[str, Any]:
     """Return the DeepSpeed configuration of an engine.
 
     Args:
         options: of this learner.
+        module: its model, not yet sharded.
         stage: of ZeRO.
         offload_parameters: keep the sharded parameters in CPU memory (stage 3).
     """
@@ -50,6 +53,9 @@ def configuration(options: LearnerOptions, *, stage: int, offload_parameters: bo
         "reduce_bucket_size": BUCKET_ELEMENTS,
         "allgather_bucket_size": BUCKET_ELEMENTS,
     }
+    if stage == 3:
+        # Biases and norms are not worth gathering each time; every matrix is sharded.
+        zero["stage3_param_persistence_threshold"] = max((p.numel() for p in module.parameters() if p.dim() < 2), default=0)
     if learner.offload_optimizer:
         zero["offload_optimizer"] = offload
     if offload_parameters:
