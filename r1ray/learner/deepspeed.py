@@ -120,6 +120,8 @@ class DeepSpeedEngine:
         self._engine.step()
         if hasattr(zero, "loss_scale"):
             zero.loss_scale = 1.0
+        if zero.overflow:
+            self._forget_gradient()
         return float(self._engine.get_global_grad_norm())
 
     def _drop_gradient(self) -> float:
@@ -127,6 +129,15 @@ class DeepSpeedEngine:
         self._engine.step()
         self._adam.suspended = False
         return 0.0
+
+    def _forget_gradient(self) -> None:
+        """Finish what a skipped step leaves undone.
+
+        With an offloaded optimizer, stages 1 and 2 of DeepSpeed 0.19.8 would add later gradients to the non-finite one.
+        """
+        if self._stage < 3:
+            gradients = getattr(self._engine.optimizer, "averaged_gradients", {})
+            gradients.update(dict.fromkeys(gradients))
 
     def release(self) -> None:
         """Let go of gathered parameters after a forward pass without a backward pass."""
@@ -146,7 +157,7 @@ class DeepSpeedEngine:
             if not hasattr(target, "ds_tensor"):
                 target.copy_(source)
                 continue
-            start = dist.get_rank(target.ds_process_group) * target.ds_tensor.numel()
+            start = dist.get_rank() * target.ds_tensor.numel()
             whole = source.ds_tensor if hasattr(source, "ds_tensor") else source.flatten()[start:]
             run = whole[: target.ds_tensor.numel()]
             target.ds_tensor[: run.numel()].copy_(run)

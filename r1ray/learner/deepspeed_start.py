@@ -54,8 +54,13 @@ def configuration(
         "allgather_bucket_size": BUCKET_ELEMENTS,
     }
     if stage == 3:
+        # Without it, linear layers keep gathered weights until the backward pass; with it, they round once more before
+        # adding a bias. Blocks that are computed again keep nothing anyway.
+        zero["memory_efficient_linear"] = learner.activation_checkpointing != "full"
         # Biases and norms are not worth gathering each time; every matrix is sharded.
-        zero["stage3_param_persistence_threshold"] = max((p.numel() for p in module.parameters() if p.dim() < 2), default=0)
+        zero["stage3_param_persistence_threshold"] = max(
+            (p.numel() for p in module.parameters() if p.dim() < 2), default=0
+        )
     if learner.offload_optimizer:
         zero["offload_optimizer"] = offload
     if offload_parameters:

@@ -70,23 +70,15 @@ class FlatShard(Tensor):
 
     @staticmethod
     def __new__(cls, shape: tuple[int, ...], start: int, run: Tensor) -> FlatShard:
-        """Wrap a run.
-
-        Args:
-            shape: of the whole tensor.
-            start: where the run begins in the flattened tensor.
-            run: [n] contiguous, n may be 0.
-        """
-        shard: FlatShard = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls, shape, dtype=run.dtype, device=run.device
-        )
+        """Wrap `run`, [n] contiguous, which begins at `start` in the flattened tensor of this shape."""
+        shard: FlatShard = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=run.dtype, device=run.device)
         shard._run = run.detach()
         shard._start = start
         shard._boxes = boxes_of_run(tuple(shape), start, run.numel())
         return shard
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         """Refuse to compute."""
         raise NotImplementedError(f"a FlatShard can be saved and loaded, not used in {func}")
 
