@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from r1ray.learner import deepspeed as engine_module
 from r1ray.learner.deepspeed_start import configuration
 
@@ -28,5 +30,6 @@ def _tight_configuration(*args: Any, **kwargs: Any) -> dict[str, Any]:
 
 def tight_engine(*args: Any) -> engine_module.DeepSpeedEngine:
     """Make the engine in its tight configuration."""
-    engine_module.configuration = _tight_configuration  # type: ignore[attr-defined]
-    return engine_module.DeepSpeedEngine(*args)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_module, "configuration", _tight_configuration)
+        return engine_module.DeepSpeedEngine(*args)

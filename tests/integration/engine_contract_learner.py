@@ -46,12 +46,19 @@ class Case:
     chunked_head: bool = False
 
 
-def measure(case: Case, directory: Path) -> dict[str, dict[str, Any]]:
-    """Run the contract; returns what each process found, by its name, and leaves weights as files."""
-    (directory / "case.json").write_text(json.dumps(asdict(case)))
+def measure(cases: dict[str, Case], directory: Path) -> dict[str, dict[str, Any]]:
+    """Put cases through the contract, one after the other in the same three processes.
+
+    Returns:
+        What each process found, by case and process, and what all printed as "output". Weights lie as files in
+        `directory`/case: of the pair and of plain PyTorch.
+    """
     # The processes import the same r1ray as the tests.
     paths = [str(Path(r1ray.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    (directory / "cases.json").write_text(json.dumps({name: asdict(case) for name, case in cases.items()}))
+    for name in cases:
+        (directory / name).mkdir()
     names = [*(f"pair{rank}" for rank in range(PAIR)), "single"]
     logs = {name: (directory / f"{name}.log").open("w+") for name in names}
     processes = {
@@ -60,14 +67,16 @@ def measure(case: Case, directory: Path) -> dict[str, dict[str, Any]]:
         )
         for name, log in logs.items()
     }
-    results = {}
+    results: dict[str, dict[str, Any]] = {case: {"output": ""} for case in cases}
     try:
         for name, process in processes.items():
             code = process.wait(timeout=DEADLINE_S)
             logs[name].seek(0)
             output = logs[name].read()
             assert code == 0, f"{name} failed:\n{output[-6000:]}"
-            results[name] = {**json.loads((directory / f"{name}.json").read_text()), "output": output}
+            for case, found in results.items():
+                found[name] = json.loads((directory / case / f"{name}.json").read_text())
+                found["output"] += output
     finally:
         for process in processes.values():
             process.kill()
@@ -361,8 +370,9 @@ class Probe:
         return torch.cat(found).tolist()
 
 
-def pair(case: Case, directory: Path, store: dist.Store, threads: int) -> dict[str, Any]:
+def pair(case: Case, directory: Path, store: dist.Store) -> dict[str, Any]:
     """Train on two processes, save, go on; resume from that, and from what the single process saved."""
+    threads = torch.get_num_threads()
     probe = Probe(case)
     found: dict[str, Any] = {"losses": [], "norms": [], "threads_kept": threads == torch.get_num_threads()}
     for step in range(STEPS):
@@ -454,20 +464,21 @@ def error_of(probe: Probe, directory: Path) -> str:
 def main() -> None:
     """Be one of the three processes."""
     directory, name = Path(sys.argv[1]), sys.argv[2]
-    case = Case(**json.loads((directory / "case.json").read_text()))
+    cases = {key: Case(**value) for key, value in json.loads((directory / "cases.json").read_text()).items()}
     torch.set_num_threads(1)
-    threads = torch.get_num_threads()
     alone = name == "single"
     dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if case.device == "cuda" else "gloo",
+        "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
         init_method=f"file://{directory / ('group_single' if alone else 'group_pair')}",
         rank=0 if alone else int(name[-1]),
         world_size=1 if alone else PAIR,
         timeout=timedelta(seconds=DEADLINE_S),
     )
-    store = dist.FileStore(str(directory / "signals"), -1)
-    found = single(case, directory, store) if alone else pair(case, directory, store, threads)
-    (directory / f"{name}.json").write_text(json.dumps(found))
+    for key, case in cases.items():
+        folder = directory / key
+        signals = dist.PrefixStore(key, dist.FileStore(str(directory / "signals"), -1))
+        found = single(case, folder, signals) if alone else pair(case, folder, signals)
+        (folder / f"{name}.json").write_text(json.dumps(found))
     dist.barrier()
     dist.destroy_process_group()
 
