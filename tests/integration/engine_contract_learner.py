@@ -1,6 +1,7 @@
 """What every training engine owes its learner, put to two processes and to one.
 
-`measure` starts three processes: a pair that trains together, and one alone that first trains in plain PyTorch. They
+`measure` starts three processes: a pair that trains together (of one, where there is but one GPU), and one alone that
+first trains in plain PyTorch. They
 exchange checkpoints and write down what they saw; the tests judge. Run as a script, this file is one of the three.
 """
 
@@ -22,7 +23,6 @@ from torch import Tensor, nn
 import r1ray
 
 STEPS, SAVED_AFTER, RESUMED = 20, 10, 3
-PAIR = 2
 MICRO_BATCH_TOKENS = 40
 KL_COEF, TEMPERATURE = 0.1, 0.9
 DEADLINE_S = 240.0
@@ -36,6 +36,7 @@ class Case:
         engine: `module:class`, called with options, policy and reference.
         learner: of `LearnerConfig`.
         chunked_head: give the policy a head of its own that is tied to the embedding and runs in chunks.
+        processes: in the pair.
     """
 
     engine: str
@@ -44,6 +45,7 @@ class Case:
     dtype: str = "float32"
     device: str = "cpu"
     chunked_head: bool = False
+    processes: int = 2
 
 
 def measure(cases: dict[str, Case], directory: Path) -> dict[str, dict[str, Any]]:
@@ -59,13 +61,18 @@ def measure(cases: dict[str, Case], directory: Path) -> dict[str, dict[str, Any]
     (directory / "cases.json").write_text(json.dumps({name: asdict(case) for name, case in cases.items()}))
     for name in cases:
         (directory / name).mkdir()
-    names = [*(f"pair{rank}" for rank in range(PAIR)), "single"]
+    (size,) = {case.processes for case in cases.values()}
+    names = [*(f"pair{rank}" for rank in range(size)), "single"]
     logs = {name: (directory / f"{name}.log").open("w+") for name in names}
     processes = {
         name: subprocess.Popen(
-            [sys.executable, __file__, str(directory), name], stdout=log, stderr=log, env=environment
+            [sys.executable, __file__, str(directory), name],
+            stdout=log,
+            stderr=log,
+            # Where there are GPUs, each process sees one.
+            env=environment | {"CUDA_VISIBLE_DEVICES": str(i % size)},
         )
-        for name, log in logs.items()
+        for i, (name, log) in enumerate(logs.items())
     }
     results: dict[str, dict[str, Any]] = {case: {"output": ""} for case in cases}
     try:
@@ -272,7 +279,7 @@ def plain_losses(case: Case, model: Any, reference: Any, step: int) -> Any:
         return
     policy = make_policy(model, chunked_head=case.chunked_head)
     frozen = make_policy(reference, chunked_head=case.chunked_head)
-    for share in micro_batches_of(step, PAIR):
+    for share in micro_batches_of(step, case.processes):
         for batch in share:
             yield policy_loss(policy, frozen, batch)
 
@@ -471,7 +478,7 @@ def main() -> None:
         "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
         init_method=f"file://{directory / ('group_single' if alone else 'group_pair')}",
         rank=0 if alone else int(name[-1]),
-        world_size=1 if alone else PAIR,
+        world_size=1 if alone else next(iter(cases.values())).processes,
         timeout=timedelta(seconds=DEADLINE_S),
     )
     for key, case in cases.items():
