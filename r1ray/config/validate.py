@@ -5,7 +5,7 @@ Every check names the key, what is allowed, what came, and why or what to do.
 
 from __future__ import annotations
 
-from r1ray.config.schema import Config, DatasetConfig, RewardsConfig
+from r1ray.config.schema import Config, DatasetConfig, LearnerConfig, RewardsConfig
 from r1ray.errors import ConfigError
 
 
@@ -17,6 +17,7 @@ def validate(config: Config) -> None:
     """
     _check_ranges(config)
     _check_objective(config)
+    _check_learner(config.learner)
     _check_placement(config)
     _check_data("data.train", config.data.train)
     _check_data("data.eval", config.data.eval)
@@ -56,6 +57,7 @@ def _check_ranges(config: Config) -> None:
         "rewards.max_restarts": config.rewards.max_restarts,
         "rollout.cpus_per_worker": r.cpus_per_worker,
         "learner.cpus_per_process": lr.cpus_per_process,
+        "learner.max_restarts": lr.max_restarts,
         "learner.warmup_steps": lr.warmup_steps,
         "eval.every_steps": config.eval.every_steps,
         "checkpoint.every_steps": config.checkpoint.every_steps,
@@ -120,14 +122,52 @@ def _check_objective(config: Config) -> None:
         r.top_p,
         "GRPO needs log-probabilities of the whole distribution; truncate in eval.top_p",
     )
-    fits = lr.micro_batch_tokens >= config.data.max_prompt_tokens + r.max_completion_tokens
+    longest = config.data.max_prompt_tokens + r.max_completion_tokens
+    fits = lr.micro_batch_tokens * lr.context_parallel >= longest
     _require(
         fits,
         "learner.micro_batch_tokens",
-        f">= data.max_prompt_tokens + rollout.max_completion_tokens = "
-        f"{config.data.max_prompt_tokens + r.max_completion_tokens}",
+        f">= data.max_prompt_tokens + rollout.max_completion_tokens = {longest}"
+        + (f" divided by learner.context_parallel = {lr.context_parallel}" if lr.context_parallel > 1 else ""),
         lr.micro_batch_tokens,
         "the longest sample must fit one forward pass",
+    )
+
+
+def _check_learner(lr: LearnerConfig) -> None:
+    _require(lr.zero_stage in (1, 2, 3), "learner.zero_stage", "1, 2 or 3", lr.zero_stage, "ZeRO has these stages")
+    for key, value in {"tensor_parallel": lr.tensor_parallel, "context_parallel": lr.context_parallel}.items():
+        _require(value >= 1, f"learner.{key}", ">= 1", value, "1 splits nothing")
+        _require(
+            value == 1 or lr.backend == "fsdp2",
+            f"learner.{key}",
+            "1 with learner.backend=deepspeed",
+            value,
+            "layers and sequences are split on FSDP2's device mesh",
+        )
+    split = lr.tensor_parallel * lr.context_parallel
+    _require(
+        lr.num_processes % split == 0,
+        "learner.num_processes",
+        f"a multiple of learner.tensor_parallel * learner.context_parallel = {split}",
+        lr.num_processes,
+        "so many processes work on the same samples",
+    )
+    _require(
+        not (lr.compile and lr.activation_checkpointing == "selective"),
+        "learner.activation_checkpointing",
+        "none or full with learner.compile",
+        lr.activation_checkpointing,
+        "which operations are kept cannot be told inside of a compiled block",
+    )
+    _require(lr.lora.rank >= 0, "learner.lora.rank", ">= 0", lr.lora.rank, "0 trains every parameter")
+    _require(lr.lora.alpha > 0, "learner.lora.alpha", "> 0", lr.lora.alpha, "it scales the adapters")
+    _require(
+        lr.lora.rank == 0 or lr.backend == "fsdp2",
+        "learner.lora.rank",
+        "0 with learner.backend=deepspeed",
+        lr.lora.rank,
+        "adapters are trained on FSDP2",
     )
 
 

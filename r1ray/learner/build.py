@@ -9,13 +9,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
 from r1ray.errors import ConfigError, LearnerError, ModelError
 from r1ray.learner.attention import ATTENTION_NAME, packed_attention
 from r1ray.learner.engine import TrainingEngine
-from r1ray.learner.policy import Policy
+from r1ray.learner.policy import Policy, cast_parameters
 from r1ray.learner.protocol import LearnerOptions
 from r1ray.models.flops import ModelFlops, model_flops
 
@@ -64,10 +63,16 @@ def build_engine(options: LearnerOptions) -> tuple[TrainingEngine, ModelFlops]:
     policy = load_policy(options, trainable=True)
     flops = model_flops(policy.causal_lm.config)
     reference = load_policy(options, trainable=False) if options.algorithm.kl_coef > 0 else None
+    if options.learner.backend == "deepspeed":
+        from r1ray.learner.deepspeed import DeepSpeedEngine
+
+        cast_parameters(policy, torch.float32)
+        if reference is not None:
+            cast_parameters(reference, getattr(torch, options.dtype))
+        return DeepSpeedEngine(options, policy, reference), flops
     from r1ray.learner.fsdp2 import Fsdp2Engine
 
-    mesh = init_device_mesh(options.device, (options.world_size,))
-    return Fsdp2Engine(options, policy, reference, mesh), flops
+    return Fsdp2Engine(options, policy, reference), flops
 
 
 def load_policy(options: LearnerOptions, *, trainable: bool) -> Policy:

@@ -14,16 +14,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.state_dict_loader import load as load_shards
 from torch.distributed.checkpoint.state_dict_saver import save as save_shards
 
-from r1ray.errors import CheckpointError
 from r1ray.learner.flat_shards import FlatShard
-from r1ray.learner.state import STATE_FOLDER
+from r1ray.learner.state import STATE_FOLDER, read
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-METADATA_FILE = ".metadata"
 # How Adam computes, not what.
 IMPLEMENTATION_KEYS = ("foreach", "fused", "capturable")
 
@@ -166,19 +162,6 @@ def load(directory: str, state: ZeroState, reference: nn.Module | None) -> None:
     Raises:
         CheckpointError: the shards are missing or belong to another model.
     """
-    folder = Path(directory) / STATE_FOLDER
-    if not (folder / METADATA_FILE).is_file():
-        raise CheckpointError(
-            f"{directory} holds no complete learner state: {folder / METADATA_FILE} is missing: resume from another "
-            "checkpoint, or start a new run"
-        )
     content = _content(state, reference)
-    try:
-        load_shards(content, checkpoint_id=str(folder))
-    except CheckpointException as error:
-        causes = {str(cause[0]) for cause in error.failures.values()}
-        raise CheckpointError(
-            f"{directory} could not be restored: {'; '.join(sorted(causes))}: it must come from the same model, and "
-            "algorithm.kl_coef must be zero in both runs or in neither"
-        ) from error
+    read(directory, content)
     state.adopt(content["optimizer"])

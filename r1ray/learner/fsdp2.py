@@ -9,11 +9,11 @@ import math
 
 import torch
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
 from r1ray.learner import state
-from r1ray.learner.policy import Policy
+from r1ray.learner.policy import Policy, cast_parameters
 from r1ray.learner.protocol import LearnerOptions
 from r1ray.weights.protocol import WeightSource
 from r1ray.weights.source import ModuleWeightSource
@@ -22,10 +22,11 @@ from r1ray.weights.source import ModuleWeightSource
 class Fsdp2Engine:
     """See `learner/engine.py`."""
 
-    def __init__(self, options: LearnerOptions, policy: Policy, reference: Policy | None, mesh: DeviceMesh) -> None:
-        """Shard loaded models over a one-dimensional mesh of all processes."""
+    def __init__(self, options: LearnerOptions, policy: Policy, reference: Policy | None) -> None:
+        """Shard loaded models over all processes."""
         config = options.learner
-        self._options, self._mesh = options, mesh
+        self._options = options
+        self._mesh = init_device_mesh(options.device, (options.world_size,))
         self._dtype: torch.dtype = getattr(torch, options.dtype)
         self.policy = self._shard(policy, torch.float32, offload=config.offload_optimizer)
         self.reference = (
@@ -45,10 +46,12 @@ class Fsdp2Engine:
         offload_policy = CPUOffloadPolicy() if offload and self._options.device == "cuda" else OffloadPolicy()
         compute = MixedPrecisionPolicy(param_dtype=self._dtype, reduce_dtype=torch.float32)
         for layer in policy.decoder_layers:
-            fully_shard(layer.to(dtype), mesh=self._mesh, mp_policy=compute, offload_policy=offload_policy)
+            fully_shard(
+                cast_parameters(layer, dtype), mesh=self._mesh, mp_policy=compute, offload_policy=offload_policy
+            )
         if self._options.learner.fp32_lm_head:
             compute = MixedPrecisionPolicy(param_dtype=torch.float32, reduce_dtype=torch.float32)
-        fully_shard(policy.to(dtype), mesh=self._mesh, mp_policy=compute, offload_policy=offload_policy)
+        fully_shard(cast_parameters(policy, dtype), mesh=self._mesh, mp_policy=compute, offload_policy=offload_policy)
         return policy
 
     def backward(self, loss: Tensor, *, last: bool) -> None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from r1ray.algorithms.logprobs import EntropyMode, linear_logprobs
 from r1ray.learner.micro_batch import MicroBatch
@@ -67,3 +69,12 @@ class Policy(nn.Module):
             chosen, batch.targets, temperature=temperature, entropy=entropy
         )
         return logprobs, entropies
+
+
+def cast_parameters(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Cast parameters in place, but not buffers: rotary frequencies in bfloat16 turn far positions the wrong way."""
+    for parameter in module.parameters():
+        # What is sharded already has been cast.
+        if not isinstance(parameter, DTensor):
+            parameter.data = parameter.data.to(dtype)
+    return module

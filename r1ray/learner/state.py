@@ -24,6 +24,7 @@ from r1ray.errors import CheckpointError
 from r1ray.learner.policy import Policy
 
 STATE_FOLDER = "learner"
+METADATA_FILE = ".metadata"
 
 
 def _state(policy: Policy, optimizer: Optimizer, reference: Policy | None) -> dict[str, Any]:
@@ -40,18 +41,35 @@ def save(directory: str, policy: Policy, optimizer: Optimizer, reference: Policy
 
 
 def load(directory: str, policy: Policy, optimizer: Optimizer, reference: Policy | None) -> None:
-    """Restore what `save` wrote; a collective.
+    """Restore what `save`, or that of another back end, wrote; a collective.
 
     Raises:
         CheckpointError: the shards are missing or belong to another model.
     """
     content = _state(policy, optimizer, reference)
-    try:
-        load_shards(content, checkpoint_id=str(Path(directory) / STATE_FOLDER))
-    except (CheckpointException, FileNotFoundError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{directory} could not be restored: {error}: it must come from the same model and algorithm.kl_coef"
-        ) from error
+    read(directory, content)
     set_state_dict(policy, optimizer, model_state_dict=content["policy"], optim_state_dict=content["optimizer"])
     if reference is not None:
         set_model_state_dict(reference, content["reference"])
+
+
+def read(directory: str, content: dict[str, Any]) -> None:
+    """Fill `content` in place from `directory`/learner; a collective.
+
+    Raises:
+        CheckpointError: the shards are missing or belong to another model.
+    """
+    folder = Path(directory) / STATE_FOLDER
+    if not (folder / METADATA_FILE).is_file():
+        raise CheckpointError(
+            f"{directory} holds no complete learner state: {folder / METADATA_FILE} is missing: resume from another "
+            "checkpoint, or start a new run"
+        )
+    try:
+        load_shards(content, checkpoint_id=str(folder))
+    except CheckpointException as error:
+        causes = {str(cause[0]) for cause in error.failures.values()}
+        raise CheckpointError(
+            f"{directory} could not be restored: {'; '.join(sorted(causes))}: it must come from the same model, and "
+            "algorithm.kl_coef must be zero in both runs or in neither"
+        ) from error

@@ -1,8 +1,8 @@
 """What every training engine owes its learner, put to two processes and to one.
 
 `measure` starts three processes: a pair that trains together (of one, where there is but one GPU), and one alone that
-first trains in plain PyTorch. They
-exchange checkpoints and write down what they saw; the tests judge. Run as a script, this file is one of the three.
+first trains in plain PyTorch. They exchange checkpoints and write down what they saw; the tests judge. Run as a script,
+this file is one of the three.
 """
 
 import json
@@ -35,7 +35,6 @@ class Case:
     Attributes:
         engine: `module:class`, called with options, policy and reference.
         learner: of `LearnerConfig`.
-        chunked_head: give the policy a head of its own that is tied to the embedding and runs in chunks.
         processes: in the pair.
     """
 
@@ -44,7 +43,6 @@ class Case:
     learner: dict[str, Any] = field(default_factory=dict)
     dtype: str = "float32"
     device: str = "cpu"
-    chunked_head: bool = False
     processes: int = 2
 
 
@@ -141,11 +139,12 @@ def token_losses(logprobs: Tensor, ref_logprobs: Tensor, advantages: Tensor) -> 
 
 def micro_batches_of(step: int, processes: int) -> list[list[Any]]:
     """Return [processes][micro-batches], some perhaps empty."""
-    from r1ray.learner.packing import bundle_samples, collate, split_bundles
+    from r1ray.learner.micro_batch import collate
+    from r1ray.learner.packing import Cost, Packer
 
-    bundles = bundle_samples(samples_of(step), max_tokens=MICRO_BATCH_TOKENS)
-    shares = split_bundles(bundles, micro_batch_tokens=MICRO_BATCH_TOKENS, num_processes=processes)
-    return [[collate(micro_batch) for micro_batch in share] for share in shares]
+    packer = Packer(micro_batch_tokens=MICRO_BATCH_TOKENS, num_ranks=processes, cost=Cost())
+    rows = [*packer.add(samples_of(step)), *packer.finish()]
+    return [[collate(row[rank]) for row in rows] for rank in range(processes)]
 
 
 def load_model(path: str, dtype: torch.dtype) -> Any:
@@ -161,66 +160,6 @@ def load_model(path: str, dtype: torch.dtype) -> Any:
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
     return model
-
-
-# -- a head as a module of its own, in chunks, tied to the embedding ----------------------------------------------
-
-
-class _ChunkedLogprobs(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float) -> Tensor:
-        ctx.save_for_backward(hidden, weight, targets)
-        ctx.temperature = temperature
-        parts = [
-            (h @ weight.t() / temperature).float().log_softmax(-1).gather(1, t[:, None])[:, 0]
-            for h, t in zip(hidden.split(5), targets.split(5), strict=True)
-        ]
-        return torch.cat(parts)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        hidden, weight, targets = ctx.saved_tensors
-        grad_hidden, grad_weight = torch.zeros_like(hidden), torch.zeros_like(weight, dtype=torch.float32)
-        for start in range(0, len(hidden), 5):
-            part = slice(start, start + 5)
-            by_logit = -(hidden[part] @ weight.t() / ctx.temperature).float().softmax(-1)
-            by_logit[torch.arange(len(by_logit)), targets[part]] += 1
-            by_logit = by_logit * grads[0][part, None] / ctx.temperature
-            grad_hidden[part] = by_logit.to(weight.dtype) @ weight
-            grad_weight += by_logit.t() @ hidden[part].float()
-        return grad_hidden, grad_weight.to(weight.dtype), None, None
-
-
-class ChunkedHead(nn.Module):
-    """An LM head that owns its weight."""
-
-    def __init__(self, weight: nn.Parameter) -> None:
-        super().__init__()
-        self.weight = weight
-
-    def forward(self, hidden: Tensor, targets: Tensor, temperature: float) -> Tensor:
-        """Return [N] float32 log-probabilities."""
-        return _ChunkedLogprobs.apply(hidden, self.weight, targets, temperature)  # type: ignore
-
-
-def make_policy(causal_lm: Any, *, chunked_head: bool) -> Any:
-    """Return a `Policy`, or one with a chunked head in place of its own."""
-    from r1ray.learner.policy import Policy
-
-    class ChunkedPolicy(Policy):
-        def __init__(self, causal_lm: Any) -> None:
-            super().__init__(causal_lm)
-            self.head = ChunkedHead(causal_lm.get_output_embeddings().weight)
-
-        def forward(self, batch: Any, temperature: float, *, entropy: Any = "none") -> tuple[Tensor, Tensor]:
-            hidden = self.causal_lm.base_model(
-                input_ids=batch.input_ids, position_ids=batch.position_ids, layout=batch.layout, use_cache=False
-            ).last_hidden_state
-            chosen = hidden.reshape(-1, hidden.shape[-1]).index_select(0, batch.predict_from)
-            logprobs = self.head(chosen, batch.targets, temperature)
-            return logprobs, torch.zeros_like(logprobs)
-
-    return (ChunkedPolicy if chunked_head else Policy)(causal_lm)
 
 
 # -- plain PyTorch ------------------------------------------------------------------------------------------------
@@ -262,6 +201,15 @@ def plain_run(case: Case) -> tuple[dict[str, list[float]], dict[str, Tensor]]:
     return curves, {name: master.detach().to(dtype) for name, master in masters.items()}
 
 
+def make_policy(causal_lm: Any) -> Any:
+    """Return a `Policy` whose LM head works in chunks of five tokens."""
+    from r1ray.algorithms import logprobs
+    from r1ray.learner.policy import Policy
+
+    logprobs.CPU_CHUNK_ELEMENTS = logprobs.CUDA_CHUNK_ELEMENTS = 5 * causal_lm.config.vocab_size
+    return Policy(causal_lm)
+
+
 def plain_losses(case: Case, model: Any, reference: Any, step: int) -> Any:
     """Yield the losses of the step, one backward pass each."""
     if case.dtype == "float32":
@@ -277,8 +225,7 @@ def plain_losses(case: Case, model: Any, reference: Any, step: int) -> Any:
                 old = logprobs(reference)
             yield token_losses(logprobs(model), old, torch.tensor(s.advantage)).sum()
         return
-    policy = make_policy(model, chunked_head=case.chunked_head)
-    frozen = make_policy(reference, chunked_head=case.chunked_head)
+    policy, frozen = make_policy(model), make_policy(reference)
     for share in micro_batches_of(step, case.processes):
         for batch in share:
             yield policy_loss(policy, frozen, batch)
@@ -343,8 +290,8 @@ class Probe:
         causal_lm = load_model(case.model_path, torch.float32)
         if options.learner.activation_checkpointing == "full":
             causal_lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        policy = make_policy(causal_lm, chunked_head=case.chunked_head).train()
-        reference = make_policy(load_model(case.model_path, getattr(torch, case.dtype)), chunked_head=case.chunked_head)
+        policy = make_policy(causal_lm).train()
+        reference = make_policy(load_model(case.model_path, getattr(torch, case.dtype)))
         module, name = case.engine.split(":")
         self.engine = getattr(import_module(module), name)(options, policy, reference.requires_grad_(False).eval())
 

@@ -1,4 +1,4 @@
-"""The DeepSpeed engine on CUDA under the contract of training engines, on two GPUs where there are so many."""
+"""FSDP2 and DeepSpeed on CUDA under the contract of training engines, on two GPUs where there are so many."""
 
 import importlib
 import sys
@@ -11,11 +11,13 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
-contract = importlib.import_module("engine_contract_learner")
+contract = importlib.import_module("training_engine_contract")
 
 
-@pytest.mark.parametrize("stage", [1, 2, 3])
-def test_it_trains_and_resumes_on_cuda_as_plain_pytorch_on_cpu(stage: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("back_end", ["fsdp2", "zero1", "zero2", "zero3"])
+def test_it_trains_and_resumes_on_cuda_as_plain_pytorch_on_cpu(back_end: str, tmp_path: Path) -> None:
+    if back_end != "fsdp2":
+        pytest.importorskip("deepspeed")
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
@@ -29,9 +31,11 @@ def test_it_trains_and_resumes_on_cuda_as_plain_pytorch_on_cpu(stage: int, tmp_p
     }
     cases = {
         name: contract.Case(
-            engine="r1ray.learner.deepspeed:DeepSpeedEngine",
+            engine="r1ray.learner.fsdp2:Fsdp2Engine"
+            if back_end == "fsdp2"
+            else "r1ray.learner.deepspeed:DeepSpeedEngine",
             model_path=model_path,
-            learner={"zero_stage": stage, **learner},
+            learner=learner if back_end == "fsdp2" else {"zero_stage": int(back_end[-1]), **learner},
             dtype=dtype,
             device="cuda",
             processes=min(2, torch.cuda.device_count()),
