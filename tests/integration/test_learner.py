@@ -137,10 +137,22 @@ def reference_step(model_path: str, opts: LearnerOptions, data: list[TrainingSam
     return float(norm), probe.gather(1, torch.tensor(PROBE[1:])[:, None])[:, 0].tolist()
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-@pytest.mark.parametrize("cuts", [[12], [5, 1, 6]])
-def test_one_step_equals_plain_pytorch_however_it_is_split(model_path: str, processes: int, cuts: list[int]) -> None:
+@pytest.mark.parametrize(
+    ("processes", "cuts", "changes"),
+    [
+        (1, [12], {}),
+        (1, [5, 1, 6], {"activation_checkpointing": "selective"}),
+        (2, [12], {}),
+        (2, [5, 1, 6], {"activation_checkpointing": "full", "fp32_lm_head": True}),
+        (2, [5, 1, 6], {"backend": "deepspeed"}),
+        (2, [12], {"backend": "deepspeed", "zero_stage": 1}),
+    ],
+)
+def test_one_step_equals_plain_pytorch_however_it_is_split(
+    model_path: str, processes: int, cuts: list[int], changes: dict[str, Any]
+) -> None:
     opts = options(model_path, world_size=processes)
+    opts = replace(opts, learner=replace(opts.learner, **changes))
     data = samples()
     norm, probe = reference_step(model_path, opts, data)
     pool = started(opts)
