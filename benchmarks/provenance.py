@@ -13,14 +13,22 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 def provenance(question: str | None, command: str) -> dict[str, str]:
     """Return the question (first line of a docstring), command, date, commit and hardware of a result."""
-    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
     return {
         "question": (question or "").splitlines()[0],
         "command": command,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": head.stdout.strip(),
+        "commit": commit(),
         "hardware": hardware(),
     }
+
+
+def commit() -> str:
+    """Return the commit of the working tree, or what COMMIT says where the tree has no repository."""
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return os.environ.get("COMMIT", "unknown")
+    return head.stdout.strip()
 
 
 def hardware() -> str:
