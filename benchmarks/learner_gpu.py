@@ -126,8 +126,8 @@ def time_steps(path: str, length: int, variant: dict[str, Any], *, kl_coef: floa
         options(path, LearnerConfig(micro_batch_tokens=MICRO_BATCH_TOKENS, **variant), kl_coef=kl_coef, port=port)
     )
     packer = Packer(micro_batch_tokens=MICRO_BATCH_TOKENS, num_ranks=1, cost=Cost())
-    packer.add(samples(length, 3 * MICRO_BATCH_TOKENS // length))
-    micro_batches = [row[0] for row in packer.finish()]
+    rows = [*packer.add(samples(length, 3 * MICRO_BATCH_TOKENS // length)), *packer.finish()]
+    micro_batches = [row[0] for row in rows]
     seconds, metrics = [], {}
     for _ in range(WARM_UP + STEPS):
         torch.cuda.synchronize()

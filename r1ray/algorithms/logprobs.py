@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -71,15 +73,16 @@ class _LinearLogprobs(torch.autograd.Function):
         normalizers, entropies = torch.empty_like(logprobs), torch.zeros_like(logprobs)
         chunks = _chunks(hidden.shape[0], rows)
         ctx.kept = None
+        reduce = _fused(_reduce, hidden)
         for part in chunks:
-            logits = _logits(hidden[part], weight, bias, temperature)
-            normalizers[part] = torch.logsumexp(logits, dim=-1)
-            log_probabilities = logits.sub_(normalizers[part, None])
-            logprobs[part] = log_probabilities.gather(-1, targets[part, None]).squeeze(-1)
-            if entropy != "none":
-                entropies[part] = -(log_probabilities.exp().mul_(log_probabilities)).sum(-1)
+            logits = _logits(hidden[part], weight, bias)
+            normalizers[part], logprobs[part], chunk_entropy = reduce(
+                logits, targets[part], temperature, entropy != "none"
+            )
+            if chunk_entropy is not None:
+                entropies[part] = chunk_entropy
             if len(chunks) == 1:
-                ctx.kept = log_probabilities
+                ctx.kept = logits
         ctx.save_for_backward(hidden, weight, bias, targets, normalizers, entropies)
         ctx.temperature, ctx.rows = temperature, rows
         ctx.entropy_has_gradient = entropy == "gradient"
@@ -94,22 +97,22 @@ class _LinearLogprobs(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros(weight.shape, dtype=exact, device=weight.device) if ctx.needs_input_grad[1] else None
         grad_bias = None if bias is None else torch.zeros(bias.shape, dtype=exact, device=bias.device)
+        differentiate = _fused(_differentiate, hidden)
         for part in _chunks(hidden.shape[0], ctx.rows):
-            log_probabilities = ctx.kept
-            if log_probabilities is None:
-                log_probabilities = _logits(hidden[part], weight, bias, ctx.temperature).sub_(normalizers[part, None])
-            grad = grads[0][part]
-            if ctx.entropy_has_gradient:
-                # dH/dz = -p * (log p + H)
-                inner = grads[1][part, None] * (log_probabilities + entropies[part, None]) + grad[:, None]
-                delta = inner.neg_().mul_(log_probabilities.exp())
-            else:
-                delta = log_probabilities.exp().mul_(-grad[:, None])
-            delta.scatter_add_(1, targets[part, None], grad[:, None])
-            delta = delta.div_(ctx.temperature) if ctx.temperature != 1.0 else delta
+            logits = _logits(hidden[part], weight, bias) if ctx.kept is None else ctx.kept
+            grad_entropy = grads[1][part] if ctx.entropy_has_gradient else None
+            delta = differentiate(
+                logits,
+                targets[part],
+                normalizers[part],
+                entropies[part],
+                grads[0][part],
+                grad_entropy,
+                ctx.temperature,
+                weight.dtype,
+            )
             if grad_bias is not None:
-                grad_bias += delta.sum(0)
-            delta = delta.to(weight.dtype)
+                grad_bias += delta.sum(0, dtype=exact)
             torch.mm(delta, weight, out=grad_hidden[part])
             if grad_weight is not None:
                 _add_product(grad_weight, delta.t(), hidden[part])
@@ -142,8 +145,58 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
         total += _product(left, right, total.dtype)
 
 
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     logits = _product(hidden, weight.t(), _exact_dtype(weight.dtype))
-    if bias is not None:
-        logits += bias
-    return logits.div_(temperature) if temperature != 1.0 else logits
+    return logits if bias is None else logits.add_(bias)
+
+
+def _reduce(
+    logits: Tensor, targets: Tensor, temperature: float, with_entropy: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return normalizers, log-probabilities and entropies: [n] each, of logits [n, V] before the temperature."""
+    scaled = logits / temperature if temperature != 1.0 else logits
+    normalizers = torch.logsumexp(scaled, dim=-1)
+    logprobs = scaled.gather(-1, targets[:, None]).squeeze(-1) - normalizers
+    if not with_entropy:
+        return normalizers, logprobs, None
+    log_probabilities = scaled - normalizers[:, None]
+    return normalizers, logprobs, -(log_probabilities.exp() * log_probabilities).sum(-1)
+
+
+def _differentiate(
+    logits: Tensor,
+    targets: Tensor,
+    normalizers: Tensor,
+    entropies: Tensor,
+    grad: Tensor,
+    grad_entropy: Tensor | None,
+    temperature: float,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Return the gradient by the logits before the temperature: [n, V].
+
+    d logprob / dz = [target] - p,     d entropy / dz = -p * (log p + entropy)
+    """
+    scaled = logits / temperature if temperature != 1.0 else logits
+    log_probabilities = scaled - normalizers[:, None]
+    by_probability = -grad[:, None]
+    if grad_entropy is not None:
+        by_probability = by_probability - grad_entropy[:, None] * (log_probabilities + entropies[:, None])
+    delta = log_probabilities.exp() * by_probability
+    if logits.is_cuda:
+        # Compiled into one pass, which a scatter would break in two.
+        columns = torch.arange(logits.shape[-1], device=logits.device)
+        delta = delta + torch.where(columns == targets[:, None], grad[:, None], 0.0)
+    else:
+        delta.scatter_add_(1, targets[:, None], grad[:, None])
+    return (delta / temperature if temperature != 1.0 else delta).to(dtype)
+
+
+def _fused(function: Callable[..., Any], where: Tensor) -> Callable[..., Any]:
+    """Compile a function for CUDA, where each of its operations would read and write all logits."""
+    return _compiled(function) if where.is_cuda else function
+
+
+@functools.cache
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(function, dynamic=True)

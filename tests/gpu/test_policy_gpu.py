@@ -85,8 +85,9 @@ def bundles() -> list[Bundle]:
     return made
 
 
+@pytest.fixture(scope="module")
 def exact_logprobs(model_path: str) -> torch.Tensor:
-    """Every sample alone through the plain model on the CPU, in float64."""
+    """Every sample alone through the plain model on the CPU, in float64; before fused kernels replace what it uses."""
     model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float64, attn_implementation="eager")
     found = []
     for s in (s for b in bundles() for s in b.samples):
@@ -104,12 +105,14 @@ def exact_logprobs(model_path: str) -> torch.Tensor:
         {"activation_checkpointing": "full"},
         {"activation_checkpointing": "selective"},
         {"compile": True},
-        {"fused_kernels": True},
         {"fp32_lm_head": True},
+        {"fused_kernels": True},
     ],
     ids=lambda v: "-".join(v) or "plain",
 )
-def test_packed_bfloat16_is_near_the_exact_numbers(model_path: str, learner: dict[str, Any]) -> None:
+def test_packed_bfloat16_is_near_the_exact_numbers(
+    model_path: str, exact_logprobs: torch.Tensor, learner: dict[str, Any]
+) -> None:
     if "fused_kernels" in learner:
         pytest.importorskip("liger_kernel")
     opts = options(model_path, **learner)
@@ -117,9 +120,9 @@ def test_packed_bfloat16_is_near_the_exact_numbers(model_path: str, learner: dic
     batch = collate(bundles(), varlen=True).to(torch.device("cuda"))
     logprobs, entropy = policy(batch, 1.0, entropy="value")
     logprobs.sum().backward()
-    expected = exact_logprobs(model_path)
-    torch.testing.assert_close(logprobs.detach().cpu().double(), expected, atol=0.05, rtol=0)
-    assert (logprobs.detach().cpu().double() - expected).abs().mean() < 0.01
+    difference = (logprobs.detach().cpu().double() - exact_logprobs).abs()
+    assert difference.max() < 0.05
+    assert difference.mean() < 0.01
     assert entropy.isfinite().all()
     plain = cast_parameters(load_policy(replace(opts, learner=LearnerConfig()), trainable=True), torch.bfloat16).cuda()
     plain(batch, 1.0)[0].sum().backward()
@@ -198,4 +201,5 @@ def test_a_step_with_offloaded_optimizer_equals_one_without(model_path: str, tmp
         learner.shutdown()
     assert norms[0] == pytest.approx(norms[1], rel=1e-3)
     for name, weight in weights[0].items():
-        torch.testing.assert_close(weight, weights[1][name], atol=1e-3, rtol=1e-2)
+        # Adam turns a gradient that rounds to the other side of zero into a whole step.
+        assert (weight - weights[1][name]).norm() / weight.norm() < 1e-3

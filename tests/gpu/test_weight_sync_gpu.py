@@ -92,7 +92,8 @@ def client() -> Iterator[ProcessClient]:
     process = context.Process(target=receive_in_another_process, args=(inbox, outbox), daemon=True)
     process.start()
     yield ProcessClient(inbox, outbox)
-    process.join(TIMEOUT_S)
+    inbox.put(None)
+    process.join(TIMEOUT_S / 10)
     process.kill()
 
 
