@@ -5,7 +5,7 @@ Models of the Qwen2 architecture with random weights, made on the spot; one proc
 backward pass of the model, nothing that is computed again. Weight sync goes through CUDA IPC into another process, next
 to the rate at which the device copies memory.
 
-    python benchmarks/learner_gpu.py [--sizes 0.5b 1.5b] [--lengths 4096 32768] [--variants ...] [--only-sync]
+    python benchmarks/learner_gpu.py [SIZE:TOKENS:VARIANT ...] [--skip-sync]
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
 import sys
 import tempfile
 import time
@@ -58,7 +57,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "offload": {"offload_optimizer": True},
 }
 MICRO_BATCH_TOKENS = 32768
-WARM_UP, STEPS = 2, 4
+WARM_UP, STEPS = 2, 3
+CASES = ["1.5b:4096:plain", "1.5b:4096:fused", "1.5b:32768:fused_full", "0.5b:4096:fused", "0.5b:32768:fused"]
 
 
 def make_model(size: str, folder: Path) -> str:
@@ -172,47 +172,44 @@ def copy_rate() -> float:
 def main() -> None:
     """Measure, print as it goes, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", nargs="+", default=["0.5b", "1.5b"], choices=[*SIZES])
-    parser.add_argument("--lengths", nargs="+", type=int, default=[4096, 32768])
-    parser.add_argument("--variants", nargs="+", default=["plain", "full"], choices=[*VARIANTS])
+    parser.add_argument("cases", nargs="*", default=CASES, help=f"sizes {[*SIZES]}, variants {[*VARIANTS]}")
     parser.add_argument("--kl-coef", type=float, default=0.0)
     parser.add_argument("--skip-sync", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
-    rows: list[dict[str, Any]] = []
+    result: dict[str, Any] = {
+        **provenance(__doc__, " ".join(["benchmarks/learner_gpu.py", *sys.argv[1:]])),
+        "device": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "learner": [],
+    }
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    target = arguments.out / "learner_gpu.json"
+
+    def note(row: dict[str, Any]) -> None:
+        print(json.dumps(row), flush=True)
+        target.write_text(json.dumps(result, indent=1) + "\n")
+
     with tempfile.TemporaryDirectory() as folder:
-        port = 29600
-        for size in arguments.sizes:
-            path = make_model(size, Path(folder))
-            for length in arguments.lengths:
-                for variant in arguments.variants:
-                    port += 1
-                    row: dict[str, Any] = {"model": size, "length": length, "variant": variant}
-                    try:
-                        row |= time_steps(path, length, VARIANTS[variant], kl_coef=arguments.kl_coef, port=port)
-                    except torch.OutOfMemoryError as error:
-                        row["failed"] = f"out of memory: {str(error)[:200]}"
-                        torch.distributed.destroy_process_group()
-                        gc.collect()
-                        torch.cuda.empty_cache()
-                    rows.append(row)
-                    print(json.dumps(row), flush=True)
-        result: dict[str, Any] = {
-            **provenance(__doc__, " ".join(["benchmarks/learner_gpu.py", *sys.argv[1:]])),
-            "device": torch.cuda.get_device_name(),
-            "torch": torch.__version__,
-            "learner": rows,
-        }
         if not arguments.skip_sync:
             from learner_gpu_sync import time_sync
 
             result["weight_sync"] = {"copy_gb_per_s": copy_rate(), **time_sync(make_model("1.5b", Path(folder)))}
-            print(json.dumps(result["weight_sync"]), flush=True)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    path = arguments.out / "learner_gpu.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"written to {path}")
+            note(result["weight_sync"])
+        for number, case in enumerate(arguments.cases):
+            size, length, variant = case.split(":")
+            row: dict[str, Any] = {"model": size, "length": int(length), "variant": variant}
+            path = make_model(size, Path(folder))
+            try:
+                row |= time_steps(path, int(length), VARIANTS[variant], kl_coef=arguments.kl_coef, port=29600 + number)
+            except torch.OutOfMemoryError as error:
+                row["failed"] = f"out of memory: {str(error)[:200]}"
+                torch.distributed.destroy_process_group()
+                gc.collect()
+                torch.cuda.empty_cache()
+            result["learner"].append(row)
+            note(row)
+    print(f"written to {target}")
 
 
 if __name__ == "__main__":

@@ -77,14 +77,16 @@ class Fsdp2Engine:
         return norm
 
     def release(self) -> None:
-        """Let go of gathered root parameters.
+        """Let go of gathered parameters.
 
-        After a backward pass FSDP2 does so itself; after a forward pass alone it keeps them, and they would
-        outlive the next change of the shards.
+        After a backward pass FSDP2 does so itself; after a forward pass alone it keeps the root's, and a process alone
+        all of them, and they would outlive the next change of the shards.
         """
         for module in (self.policy, self.reference):
             if isinstance(module, FSDPModule):
-                module.reshard()
+                for part in module.modules():
+                    if isinstance(part, FSDPModule):
+                        part.reshard()
 
     @torch.no_grad()
     def refresh_reference(self) -> None:

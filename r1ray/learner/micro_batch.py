@@ -51,13 +51,15 @@ class MicroBatch:
     policy_versions: Tensor
 
     def to(self, device: torch.device) -> MicroBatch:
-        """Move every tensor to `device`."""
-        moved: dict[str, Any] = {
-            name: None if value is None else value.to(device)
-            for name in self.__dataclass_fields__
-            for value in (getattr(self, name),)
-        }
-        return MicroBatch(**moved)
+        """Move every tensor to `device`, without waiting for what that is still computing."""
+        if device.type == "cpu":
+            return self
+
+        def move(value: Any) -> Any:
+            return value.pin_memory().to(device, non_blocking=True) if isinstance(value, Tensor) else value
+
+        moved = {name: move(getattr(self, name)) for name in self.__dataclass_fields__}
+        return MicroBatch(**{**moved, "layout": self.layout.to(device)})
 
 
 def collate(bundles: Sequence[Bundle], *, varlen: bool = False) -> MicroBatch:

@@ -7,7 +7,7 @@ completion, but computed once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
@@ -41,14 +41,12 @@ class VarlenLayout:
     slots: int
 
     def to(self, device: torch.device) -> VarlenLayout:
-        """Move every tensor to `device`."""
-        return VarlenLayout(
-            self.cu_seq_q.to(device, non_blocking=True),
-            self.cu_seq_k.to(device, non_blocking=True),
-            self.max_q,
-            self.max_k,
-            None if self.key_tokens is None else self.key_tokens.to(device, non_blocking=True),
-            self.slots,
+        """Move every tensor to `device`, without waiting for what that is still computing."""
+        return replace(
+            self,
+            cu_seq_q=self.cu_seq_q.pin_memory().to(device, non_blocking=True),
+            cu_seq_k=self.cu_seq_k.pin_memory().to(device, non_blocking=True),
+            key_tokens=None if self.key_tokens is None else self.key_tokens.pin_memory().to(device, non_blocking=True),
         )
 
 

@@ -41,7 +41,7 @@ def receive_in_another_process(inbox: Any, outbox: Any) -> None:
             outbox.put(None)
         except Exception as error:
             outbox.put(repr(error))
-    outbox.put({name: parameter.float().cpu().numpy() for name, parameter in model.named_parameters()})
+    outbox.put({name: parameter.detach().float().cpu().numpy() for name, parameter in model.named_parameters()})
 
 
 class ProcessClient:
