@@ -1,13 +1,9 @@
-"""Advantages: what each completion is worth beside its siblings, or beside the whole batch.
+"""Advantages within one prompt's group: what each completion is worth beside its siblings.
 
-A group holds the completions of one prompt. Groups may differ in size, since completions that could not be graded have
-left theirs. Standard deviations are those of the population, with 1e-6 added.
+Those that need the whole batch stand in `batch_advantages`.
 """
 
-from __future__ import annotations
-
 import math
-from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -21,7 +17,7 @@ def group_advantages(rewards: Tensor, *, divide_by_std: bool) -> Tensor:
         A_i = (r_i - mean(r)) / (std(r) + 1e-6)      divisor dropped if not divide_by_std
 
     Args:
-        rewards: [G] float, the group's rewards.
+        rewards: [G] float, the group's rewards; G may differ from group to group.
         divide_by_std: whether to scale by the population standard deviation.
 
     Returns:
@@ -32,8 +28,8 @@ def group_advantages(rewards: Tensor, *, divide_by_std: bool) -> Tensor:
 
     Source: GRPO, arXiv:2402.03300; without std, Dr. GRPO, arXiv:2503.20783.
     """
-    _check(rewards)
-    if bool((rewards == rewards[0]).all()):
+    check_group(rewards)
+    if all_equal(rewards):
         return torch.zeros_like(rewards)
     centered = rewards - rewards.mean()
     if not divide_by_std:
@@ -42,9 +38,9 @@ def group_advantages(rewards: Tensor, *, divide_by_std: bool) -> Tensor:
 
 
 def leave_one_out_advantages(rewards: Tensor) -> Tensor:
-    """Compare each completion with the mean of its siblings.
+    """Compare each completion with the mean of its siblings, which makes the baseline independent of it.
 
-        A_i = r_i - mean_{j != i}(r_j) = G / (G - 1) * (r_i - mean(r))
+        A_i = r_i - mean of r_j over j != i  =  (r_i - mean(r)) * G / (G - 1)
 
     Args:
         rewards: [G] float, the group's rewards.
@@ -57,142 +53,59 @@ def leave_one_out_advantages(rewards: Tensor) -> Tensor:
 
     Source: RLOO, arXiv:2402.14740.
     """
+    centered = group_advantages(rewards, divide_by_std=False)
     size = rewards.numel()
-    return group_advantages(rewards, divide_by_std=False) * (size / max(size - 1, 1))
+    return centered * (size / (size - 1)) if size > 1 else centered
 
 
 def pass_at_k_advantages(correct: Tensor, *, k: int) -> Tensor:
-    """Value completions by the success of k of them together, in closed form.
+    """Reward a group for the best of k completions, so that rare successes and variety are worth more.
 
-        p     = 1 - C(wrong, k) / C(G, k),     s = sqrt(p * (1 - p))
-        right : (1 - p) / s
-        wrong : (1 - p - C(wrong - 1, k - 1) / C(G - 1, k - 1)) / s
+    The mean, over all subsets of k of the G completions that hold completion i, of the subset's z-score, where a
+    subset earns 1 if any of its completions is correct. With c correct ones, and C(n, k) the binomial coefficient:
 
-    A prompt solved half the time teaches little, a rarely solved one much; once any k completions hold a right one,
-    nothing is left to gain.
+        p          = 1 - C(G - c, k) / C(G, k)
+        A_correct  = (1 - p) / (sqrt(p (1 - p)) + 1e-6)
+        A_wrong    = (1 - p - C(G - c - 1, k - 1) / C(G - 1, k - 1)) / (sqrt(p (1 - p)) + 1e-6)
+
+    k = 1 is `group_advantages` with std. Correctness is given, and not read from rewards, because a reward mixes in
+    format and length, which the best of k says nothing about.
 
     Args:
         correct: [G] bool.
-        k: completions that count as solved if one of them is right, 1 <= k <= G.
+        k: completions that stand together, at least 1.
 
     Returns:
-        [G] float64; exact zeros where p is 0 or 1.
+        [G] float64. Exact zeros where no subset differs from another: none is correct, fewer than k are wrong, or
+        the group has no more than k completions.
 
     Raises:
-        ValueError: k is out of range, or `correct` is empty.
+        ValueError: `correct` is empty, not one-dimensional or not bool, or k < 1.
 
-    Source: "Pass@k training", arXiv:2508.10751.
+    Source: arXiv:2508.10751, the analytical derivation, and the code published with it.
     """
-    _check(correct)
+    check_group(correct)
+    if correct.dtype != torch.bool:
+        raise ValueError(f"correct must be bool, got {correct.dtype}: pass verdicts, not rewards")
+    if k < 1:
+        raise ValueError(f"k must be >= 1, got {k}")
     size, wrong = correct.numel(), int((~correct).sum())
-    if not 1 <= k <= size:
-        raise ValueError(f"k must be in 1..{size}, the size of the group, got {k}")
-    success = 1 - math.comb(wrong, k) / math.comb(size, k)
-    spread = math.sqrt(success * (1 - success))
-    if spread == 0:
+    if wrong < k:
         return torch.zeros(size, dtype=torch.float64, device=correct.device)
-    for_right = (1 - success) / spread
-    for_wrong = (1 - success - math.comb(wrong - 1, k - 1) / math.comb(size - 1, k - 1)) / spread
-    right, wrong_ones = torch.tensor([for_right, for_wrong], dtype=torch.float64, device=correct.device)
-    return torch.where(correct, right, wrong_ones)
+    all_wrong = math.comb(wrong, k) / math.comb(size, k)
+    all_others_wrong = math.comb(wrong - 1, k - 1) / math.comb(size - 1, k - 1)
+    std = math.sqrt(all_wrong * (1 - all_wrong)) + STD_EPSILON
+    advantages = torch.full((size,), (all_wrong - all_others_wrong) / std, dtype=torch.float64, device=correct.device)
+    advantages[correct] = all_wrong / std
+    return advantages
 
 
-def batch_std_advantages(groups: Sequence[Tensor]) -> list[Tensor]:
-    """Center rewards in each group and divide by their standard deviation over the whole batch.
-
-        A_i = (r_i - mean of its group) / (std of all r + 1e-6)
-
-    Args:
-        groups: [G_i] float each.
-
-    Returns:
-        As `groups`. A group with equal rewards gives exact zeros.
-
-    Source: Lite PPO, arXiv:2508.08221.
-    """
-    if not groups:
-        return []
-    scale = torch.cat(list(groups)).std(correction=0) + STD_EPSILON
-    return [group_advantages(rewards, divide_by_std=False) / scale for rewards in groups]
-
-
-def group_mean_batch_zscore_advantages(groups: Sequence[Tensor]) -> list[Tensor]:
-    """Center rewards in each group and divide by the standard deviation of what that gives over the whole batch.
-
-        c_i = r_i - mean of its group,     A_i = c_i / (std of all c + 1e-6)
-
-    The mean of all c is 0.
-
-    Args:
-        groups: [G_i] float each.
-
-    Returns:
-        As `groups`. A group with equal rewards gives exact zeros.
-
-    Source: ScaleRL, arXiv:2510.13786; REINFORCE++-baseline, arXiv:2501.03262.
-    """
-    if not groups:
-        return []
-    centered = [group_advantages(rewards, divide_by_std=False) for rewards in groups]
-    scale = torch.cat(centered).std(correction=0) + STD_EPSILON
-    return [c / scale for c in centered]
-
-
-def batch_zscore_advantages(groups: Sequence[Tensor]) -> list[Tensor]:
-    """Compare each completion with the whole batch, whatever its prompt.
-
-        A_i = (r_i - mean of all r) / (std of all r + 1e-6)
-
-    Args:
-        groups: [G_i] float each.
-
-    Returns:
-        As `groups`. A batch with equal rewards gives exact zeros.
-
-    Source: REINFORCE++, arXiv:2501.03262.
-    """
-    if not groups:
-        return []
-    advantages = group_advantages(torch.cat(list(groups)), divide_by_std=True)
-    return list(torch.split(advantages, [len(rewards) for rewards in groups]))
-
-
-def per_reward_advantages(groups: Sequence[Mapping[str, Tensor]], weights: Mapping[str, float]) -> list[Tensor]:
-    """Normalise each reward by itself in each group, add them up, and normalise the sums over the whole batch.
-
-        s_i = sum_k w_k * (r_ik - mean_k) / (std_k + 1e-6)     mean and std over the group's completions that have r_k
-        A_i = (s_i - mean of all s) / (std of all s + 1e-6)
-
-    So a reward with a small spread counts as much as one with a large spread.
-
-    Args:
-        groups: for each group, [G_i] float by reward; NaN where a reward does not apply to a completion.
-        weights: of every reward.
-
-    Returns:
-        [G_i] float for each group.
-
-    Raises:
-        ValueError: a reward has no weight.
-
-    Source: GDPO, arXiv:2601.05242.
-    """
-    sums = [_normalised_sum(group, weights) for group in groups]
-    return batch_zscore_advantages(sums)
-
-
-def _normalised_sum(group: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    unknown = sorted(group.keys() - weights.keys())
-    if unknown:
-        raise ValueError(f"no weight for reward {unknown[0]!r}; weights are known for {', '.join(sorted(weights))}")
-    total = torch.zeros_like(next(iter(group.values())))
-    for name, rewards in group.items():
-        given = ~rewards.isnan()
-        if bool(given.any()):
-            total[given] += weights[name] * group_advantages(rewards[given], divide_by_std=True)
-    return total
-
-
-def _check(values: Tensor) -> None:
+def check_group(values: Tensor) -> None:
+    """Raise ValueError unless `values` is a non-empty vector."""
     if values.ndim != 1 or values.numel() == 0:
         raise ValueError(f"rewards must be a non-empty vector, got shape {tuple(values.shape)}")
+
+
+def all_equal(values: Tensor) -> bool:
+    """Say whether a vector holds one value only; its rounded mean would not, and leave a residue."""
+    return bool((values == values[0]).all())

@@ -1,10 +1,10 @@
-"""From losses of tokens to the loss of a batch.
+"""How the losses of tokens become one loss: weights of tokens, and what their sum is divided by.
 
-The weighted sum over all tokens of the global batch is divided by one number, which is known only when the last group
-has come. So neither loss nor gradient depends on micro-batches, packing, accumulation or the number of processes.
+    loss = sum over the tokens of the global batch of  weight * loss_t  /  denominator
+
+Weights and denominator speak of the whole optimizer step, never of a micro-batch or a process, so that sums over
+micro-batches and processes add up to the same loss however the batch is split.
 """
-
-from __future__ import annotations
 
 from typing import Literal
 
@@ -15,40 +15,54 @@ Aggregation = Literal["token", "sequence", "prompt", "constant"]
 
 
 def token_weights(
-    lengths: Tensor, *, aggregation: Aggregation, max_completion_tokens: int, group_tokens: Tensor | None = None
+    lengths: Tensor,
+    *,
+    aggregation: Aggregation,
+    max_completion_tokens: int,
+    group_tokens: Tensor | None = None,
+    dtype: torch.dtype = torch.float64,
 ) -> Tensor:
     """Return the weight of every token of each completion before division by `loss_denominator`.
 
+        token: 1      sequence: 1 / length      prompt: 1 / group_tokens      constant: 1 / max_completion_tokens
+
     Args:
         lengths: [B] int, trained tokens of each completion, at least 1.
-        aggregation: `token` (1), `sequence` (1 / length), `prompt` (1 / group_tokens), `constant`
-            (1 / max_completion_tokens).
-        max_completion_tokens: the constant of Dr. GRPO.
-        group_tokens: [B] int, trained tokens of all completions of the same prompt; needed for `prompt`.
+        aggregation: which mean the loss is: over tokens; over completions of the mean over their tokens; over
+            prompts of the mean over their completions' tokens; over completions of their sum by a constant.
+        max_completion_tokens: that constant.
+        group_tokens: [B] int, trained tokens of all completions of the completion's prompt in this optimizer step;
+            needed for `prompt` only.
+        dtype: of the weights, in which they are also computed.
 
     Returns:
-        [B] float64.
+        [B] in `dtype`.
 
     Raises:
         ValueError: `prompt` without `group_tokens`.
 
-    Source: `sequence`, arXiv:2402.03300 eq. 3; `token`, DAPO, arXiv:2503.14476; `prompt`, ScaleRL, arXiv:2510.13786;
-    `constant`, arXiv:2503.20783.
+    Source: `sequence`, arXiv:2402.03300 eq. 3; `token`, DAPO, arXiv:2503.14476; `constant`, Dr. GRPO,
+    arXiv:2503.20783; `prompt`, ScaleRL, arXiv:2510.13786.
     """
-    if aggregation == "prompt":
-        if group_tokens is None:
-            raise ValueError("aggregation 'prompt' needs group_tokens")
-        return 1.0 / group_tokens.clamp(min=1).double()
-    if aggregation == "sequence":
-        return 1.0 / lengths.clamp(min=1).double()
-    weight = 1.0 if aggregation == "token" else 1.0 / max_completion_tokens
-    return torch.full(lengths.shape, weight, dtype=torch.float64, device=lengths.device)
+    match aggregation:
+        case "token":
+            return torch.ones(lengths.shape, dtype=dtype, device=lengths.device)
+        case "sequence":
+            return 1 / lengths.to(dtype)
+        case "prompt":
+            if group_tokens is None:
+                raise ValueError("group_tokens must be given for aggregation 'prompt': it divides by them")
+            return 1 / group_tokens.to(dtype)
+        case "constant":
+            return torch.full(lengths.shape, 1 / max_completion_tokens, dtype=dtype, device=lengths.device)
 
 
-def loss_denominator(
-    *, num_tokens: float, num_completions: float, num_prompts: float, aggregation: Aggregation
-) -> float:
-    """Return what the weighted sum over the global batch is divided by: trained tokens, completions or prompts."""
-    if aggregation == "token":
-        return num_tokens
-    return num_prompts if aggregation == "prompt" else num_completions
+def loss_denominator(*, num_tokens: int, num_completions: int, num_prompts: int, aggregation: Aggregation) -> float:
+    """Return what the weighted sum is divided by: trained tokens, completions or prompts of the global batch."""
+    match aggregation:
+        case "token":
+            return float(num_tokens)
+        case "prompt":
+            return float(num_prompts)
+        case "sequence" | "constant":
+            return float(num_completions)

@@ -173,17 +173,15 @@ class SandboxConfig:
 class AlgorithmConfig:
     """The objective. conf/algorithm holds it by the names of the papers."""
 
-    # What a completion is worth beside the others: of its prompt (group_zscore, group_mean, leave_one_out, pass_at_k);
-    # beside those of its prompt, scaled by the standard deviation over the whole step, of rewards
-    # (group_mean_batch_std) or of what is left of them without the group's mean (group_mean_batch_zscore); against the
-    # whole step (batch_zscore); or each reward normalised by itself before they are added (per_reward_zscore).
+    # What a completion is worth beside the others of its prompt (group_zscore, group_mean, leave_one_out, pass_at_k), the
+    # same scaled by one standard deviation over the whole step (group_mean_batch_std), against the whole step
+    # (batch_zscore), or with each reward normalised by itself before they are added (per_reward_zscore).
     advantage: Literal[
         "group_zscore",
         "group_mean",
         "leave_one_out",
         "pass_at_k",
         "group_mean_batch_std",
-        "group_mean_batch_zscore",
         "batch_zscore",
         "per_reward_zscore",
     ] = "group_zscore"

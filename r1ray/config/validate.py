@@ -90,12 +90,26 @@ def _check_objective(config: Config) -> None:
             a.clip_delta,
             "it caps the ratio of tokens with a negative advantage above the ordinary clip",
         )
+        _require(
+            a.policy_loss == "clipped",
+            "algorithm.policy_loss",
+            "clipped with algorithm.clip_delta",
+            a.policy_loss,
+            "no other loss has a two-sided clip; set algorithm.clip_delta=null",
+        )
     _require(
         a.importance_cap > a.importance_floor >= 0,
         "algorithm.importance_cap",
         f"> algorithm.importance_floor = {a.importance_floor:g} >= 0",
         a.importance_cap,
         "they bound a ratio",
+    )
+    _require(
+        a.importance_correction == "none" or a.importance_floor <= 1 <= a.importance_cap <= 1e6,
+        "algorithm.importance_floor, algorithm.importance_cap",
+        "around 1 and <= 1e6",
+        f"{a.importance_floor:g}, {a.importance_cap:g}",
+        "a token that learner and rollout engine find equally likely has the weight 1",
     )
     for key, temperature in {"positive": a.gate_temperature_positive, "negative": a.gate_temperature_negative}.items():
         _require(temperature > 0, f"algorithm.gate_temperature_{key}", "> 0", temperature, "sapo divides by it")

@@ -11,13 +11,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from r1ray.algorithms.advantages import (
+from r1ray.algorithms.advantages import group_advantages, leave_one_out_advantages, pass_at_k_advantages
+from r1ray.algorithms.batch_advantages import (
     batch_std_advantages,
     batch_zscore_advantages,
-    group_advantages,
-    group_mean_batch_zscore_advantages,
-    leave_one_out_advantages,
-    pass_at_k_advantages,
     per_reward_advantages,
 )
 from r1ray.algorithms.kl import kl_estimate
@@ -29,7 +26,7 @@ TOO_SMALL = "fewer than 2 graded completions"
 MASKED = "over rollout.max_completion_tokens"
 
 # Advantages that compare a completion with the whole step, not only with its own group.
-OVER_THE_STEP = ("group_mean_batch_std", "group_mean_batch_zscore", "batch_zscore", "per_reward_zscore")
+OVER_THE_STEP = ("group_mean_batch_std", "batch_zscore", "per_reward_zscore")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +134,6 @@ def _advantages(
     ]
     if kind == "group_mean_batch_std":
         return batch_std_advantages(rewards)
-    if kind == "group_mean_batch_zscore":
-        return group_mean_batch_zscore_advantages(rewards)
     if kind == "batch_zscore":
         return batch_zscore_advantages(rewards)
     if kind == "leave_one_out":

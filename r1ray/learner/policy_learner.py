@@ -120,9 +120,9 @@ class PolicyLearner:
         self._note("finish_step: all-reduce of the step's sums")
         sums = self.sums.reduced(self.device)
         denominator = loss_denominator(
-            num_tokens=sums["trained_tokens"],
-            num_completions=sums["trained_completions"],
-            num_prompts=sums["trained_prompts"],
+            num_tokens=round(sums["trained_tokens"]),
+            num_completions=round(sums["trained_completions"]),
+            num_prompts=round(sums["trained_prompts"]),
             aggregation=algorithm.loss_aggregation,
         )
         lr = learning_rate(

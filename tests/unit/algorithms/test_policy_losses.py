@@ -1,13 +1,14 @@
 import math
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import Tensor
 
-from r1ray.algorithms.aggregation import loss_denominator, token_weights
-from r1ray.algorithms.importance import importance_weights
-from r1ray.algorithms.kl import kl_estimate
+from r1ray.algorithms.aggregation import Aggregation, loss_denominator, token_weights
 from r1ray.algorithms.policy_losses import (
+    PolicyLossKind,
+    TokenLoss,
     cispo_policy_loss,
     clipped_policy_loss,
     gmpo_policy_loss,
@@ -17,20 +18,24 @@ from r1ray.algorithms.policy_losses import (
     sapo_policy_loss,
 )
 
-KINDS = ["clipped", "gspo", "cispo", "gmpo", "sapo", "reinforce"]
+KINDS: tuple[PolicyLossKind, ...] = get_args(PolicyLossKind)
 
 
-def logs(*ratios: float) -> Tensor:
-    """Log-probabilities beside old ones of 0."""
-    return torch.tensor([math.log(r) for r in ratios], dtype=torch.float64, requires_grad=True)
+def vector(*values: float) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
 
 
-def zeros(like: Tensor) -> Tensor:
-    return torch.zeros(len(like), dtype=torch.float64)
-
-
-def full(like: Tensor, value: float) -> Tensor:
-    return torch.full((len(like),), value, dtype=torch.float64)
+def run(kind: PolicyLossKind, logprobs: Tensor, old: Tensor, advantages: Tensor, **options: Any) -> TokenLoss:
+    defaults: dict[str, Any] = {
+        "sample_index": torch.zeros(len(logprobs), dtype=torch.int64),
+        "num_samples": 1,
+        "clip_low": 0.2,
+        "clip_high": 0.2,
+        "clip_delta": None,
+        "gate_temperature_positive": 1.0,
+        "gate_temperature_negative": 1.05,
+    }
+    return policy_loss(kind, logprobs=logprobs, old_logprobs=old, advantages=advantages, **{**defaults, **options})
 
 
 @pytest.mark.parametrize(
@@ -45,270 +50,171 @@ def full(like: Tensor, value: float) -> Tensor:
     ],
 )
 def test_clipped_loss_equals_hand_computed(ratio: float, advantage: float, loss: float, clipped: bool) -> None:
-    logprobs = logs(ratio)
-    got, was_clipped = clipped_policy_loss(
-        logprobs, zeros(logprobs), full(logprobs, advantage), clip_low=0.2, clip_high=0.2, clip_delta=4.0
-    )
-    got.sum().backward()
-    assert got.tolist() == pytest.approx([loss], abs=1e-12)
-    assert was_clipped.item() is clipped
-    # Clipped tokens, and only those, carry no gradient.
-    assert logprobs.grad is not None
-    assert (logprobs.grad.item() == 0.0) is clipped
+    logprobs = vector(math.log(ratio)).requires_grad_()
+    got = clipped_policy_loss(logprobs, vector(0), vector(advantage), clip_low=0.2, clip_high=0.2, clip_delta=4.0)
+    assert got.loss.item() == pytest.approx(loss, abs=1e-12)
+    assert got.clipped.item() is clipped
+    gradient = torch.autograd.grad(got.loss.sum(), logprobs)[0].item()
+    assert gradient == pytest.approx(0.0 if clipped else -advantage * ratio, abs=1e-12)
 
 
-def test_gspo_clips_whole_completions_by_their_geometric_mean() -> None:
-    # First completion: ratio sqrt(1.21) = 1.1, clipped at 1.05; second: 0.98.
-    logprobs = logs(1.21, 1.0, 0.98)
-    index = torch.tensor([0, 0, 1])
-    loss, clipped = gspo_policy_loss(
-        logprobs, zeros(logprobs), full(logprobs, 2.0), index, 2, clip_low=0.05, clip_high=0.05
-    )
-    assert loss.tolist() == pytest.approx([-2.1, -2.1, -1.96], abs=1e-12)
-    assert clipped.tolist() == [True, True, False]
-
-
-def test_gspo_has_the_gradient_of_the_loss_of_sequences() -> None:
-    generator = torch.Generator().manual_seed(0)
-    log_ratio = (0.01 * torch.randn(6, generator=generator, dtype=torch.float64)).requires_grad_()
-    index = torch.tensor([0, 0, 0, 1, 1, 1])
-    loss, _ = gspo_policy_loss(
-        log_ratio, zeros(log_ratio), torch.tensor([1.0, 1, 1, -2, -2, -2]).double(), index, 2, clip_low=1, clip_high=1
-    )
-    (ours,) = torch.autograd.grad(loss.sum() / 3, log_ratio)
-    sequence = -1.0 * log_ratio[:3].mean().exp() + 2.0 * log_ratio[3:].mean().exp()
-    (expected,) = torch.autograd.grad(sequence, log_ratio)
-    torch.testing.assert_close(ours, expected, atol=1e-12, rtol=0)
-
-
-def test_cispo_keeps_the_gradient_of_every_token() -> None:
-    logprobs = logs(1.5, 0.5, 0.01)
-    loss, clipped = cispo_policy_loss(logprobs, zeros(logprobs), full(logprobs, 2.0), clip_low=1.0, clip_high=0.2)
-    loss.sum().backward()
-    assert logprobs.grad is not None
-    assert logprobs.grad.tolist() == pytest.approx([-2.4, -1.0, -0.02], abs=1e-12)
-    assert loss.tolist() == pytest.approx([-2.4 * math.log(1.5), -math.log(0.5), -0.02 * math.log(0.01)], abs=1e-12)
-    assert clipped.tolist() == [True, False, False]
-
-
-@pytest.mark.parametrize(("advantage", "expected"), [(1.0, math.exp((0.4 - 0.6) / 2)), (-1.0, math.exp(0.15))])
-def test_gmpo_takes_the_geometric_mean_of_clipped_ratios(advantage: float, expected: float) -> None:
-    # Log ratios 0.7 and -0.6 (0.7 and -0.4 where the advantage is negative).
-    logprobs = torch.tensor([0.7, -0.6], dtype=torch.float64, requires_grad=True)
-    loss, clipped = gmpo_policy_loss(
+@pytest.mark.parametrize(
+    ("advantage", "expected", "clipped"), [(1.0, 1.2, True), (-1.0, math.sqrt(2), False), (0.0, 0.0, False)]
+)
+def test_gspo_clips_whole_sequences_by_the_geometric_mean(advantage: float, expected: float, clipped: bool) -> None:
+    # Ratios 4 and 1/2: geometric mean sqrt(2).
+    logprobs = vector(math.log(4), math.log(0.5)).requires_grad_()
+    got = gspo_policy_loss(
         logprobs,
-        zeros(logprobs),
-        full(logprobs, advantage),
-        torch.tensor([0, 0]),
-        1,
+        vector(0, 0),
+        vector(advantage, advantage),
+        sample_index=torch.tensor([0, 0]),
+        num_samples=1,
+        clip_low=0.2,
+        clip_high=0.2,
+    )
+    assert got.loss.tolist() == pytest.approx([-advantage * expected] * 2, abs=1e-12)
+    assert got.clipped.tolist() == [clipped] * 2
+    gradient = torch.autograd.grad(got.loss.mean(), logprobs)[0]
+    wanted = 0.0 if clipped else -advantage * math.sqrt(2) / 2
+    assert gradient.tolist() == pytest.approx([wanted] * 2, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "clip_low", "weight", "clipped"),
+    [(1.5, 0.2, 1.2, True), (0.5, 0.2, 0.8, True), (0.5, 1.0, 0.5, False), (1.1, 0.2, 1.1, False)],
+)
+def test_cispo_bounds_the_weight_of_a_gradient_that_stays(
+    ratio: float, clip_low: float, weight: float, clipped: bool
+) -> None:
+    for advantage in (1.0, -2.0):
+        logprobs = vector(-0.7).requires_grad_()
+        old = vector(-0.7 - math.log(ratio))
+        got = cispo_policy_loss(logprobs, old, vector(advantage), clip_low=clip_low, clip_high=0.2)
+        assert got.loss.item() == pytest.approx(-weight * advantage * -0.7, abs=1e-12)
+        assert got.clipped.item() is clipped
+        gradient = torch.autograd.grad(got.loss.sum(), logprobs)[0].item()
+        assert gradient == pytest.approx(-weight * advantage, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("advantage", "log_ratios", "clipped"),
+    [(1.0, (0.4, -0.6), (True, False)), (-1.0, (0.9, -0.4), (False, True)), (0.0, (0.0, 0.0), (False, False))],
+)
+def test_gmpo_clips_tokens_and_takes_their_geometric_mean(
+    advantage: float, log_ratios: tuple[float, float], clipped: tuple[bool, bool]
+) -> None:
+    # Log ratios 0.9 and -0.6, clipped at +-0.4 on the side that the advantage pushes to.
+    logprobs = vector(0.9, -0.6).requires_grad_()
+    got = gmpo_policy_loss(
+        logprobs,
+        vector(0, 0),
+        vector(advantage, advantage),
+        sample_index=torch.tensor([0, 0]),
+        num_samples=1,
         clip_low=0.4,
         clip_high=0.4,
     )
-    assert loss.tolist() == pytest.approx([-advantage * expected] * 2, abs=1e-12)
-    assert clipped.tolist() == [advantage > 0, advantage < 0]
-    (loss.sum() / 2).backward()
-    assert logprobs.grad is not None
-    # The mean over two tokens: each that is not clipped has half of the sequence's derivative.
-    assert sorted(logprobs.grad.abs().tolist()) == pytest.approx([0.0, expected / 2], abs=1e-12)
+    mean = math.exp(sum(log_ratios) / 2)
+    assert got.loss.mean().item() == pytest.approx(-advantage * mean, abs=1e-12)
+    assert got.clipped.tolist() == list(clipped)
+    gradient = torch.autograd.grad(got.loss.mean(), logprobs)[0]
+    wanted = [0.0 if cut else -advantage * mean / 2 for cut in clipped]
+    assert gradient.tolist() == pytest.approx(wanted, abs=1e-12)
 
 
-def test_sapo_equals_hand_computed_and_has_the_policy_gradient_at_ratio_1() -> None:
-    logprobs = logs(1.0, 2.0, 2.0)
-    advantages = torch.tensor([1.0, 1.0, -1.0], dtype=torch.float64)
-    loss, _ = sapo_policy_loss(
-        logprobs, zeros(logprobs), advantages, temperature_positive=1.0, temperature_negative=2.0
+def test_sapo_gate_equals_hand_computed() -> None:
+    # tau 2 at ratio 1.5: sigmoid(1); tau 4 at ratio 0.5: sigmoid(-2).
+    logprobs = vector(math.log(1.5), math.log(0.5)).requires_grad_()
+    got = sapo_policy_loss(
+        logprobs, vector(0, 0), vector(1, -3), gate_temperature_positive=2.0, gate_temperature_negative=4.0
     )
-    sigmoid = [1 / (1 + math.exp(-x)) for x in (0.0, 1.0, 2.0)]
-    assert loss.tolist() == pytest.approx([-4 * sigmoid[0], -4 * sigmoid[1], 2 * sigmoid[2]], abs=1e-12)
-    (gradient,) = torch.autograd.grad(loss.sum(), logprobs)
-    # d/dr of the gate at r = 1 is 4 * s * (1 - s) = 1.
-    assert gradient[0].item() == pytest.approx(-1.0, abs=1e-12)
+    up, down = 1 / (1 + math.exp(-1)), 1 / (1 + math.exp(2))
+    assert got.loss.tolist() == pytest.approx([-2 * up, 3 * down], abs=1e-12)
+    assert got.clipped.tolist() == [False, False]
+    gradient = torch.autograd.grad(got.loss.sum(), logprobs)[0]
+    assert gradient.tolist() == pytest.approx([-4 * up * (1 - up) * 1.5, 3 * 4 * down * (1 - down) * 0.5], abs=1e-12)
 
 
-def test_reinforce_is_minus_advantage_times_logprob() -> None:
-    logprobs = logs(0.5)
-    loss, clipped = reinforce_policy_loss(logprobs, full(logprobs, 3.0))
-    assert loss.item() == pytest.approx(-3 * math.log(0.5))
-    assert not clipped.any()
-
-
-def random_batch(completions: int = 7) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(4)
-    lengths = torch.randint(1, 9, (completions,), generator=generator)
-    index = torch.repeat_interleave(torch.arange(completions), lengths)
-    logprobs = -3 * torch.rand(len(index), generator=generator, dtype=torch.float64) - 0.1
-    noise = [0.4 * torch.randn(len(index), generator=generator, dtype=torch.float64) for _ in range(3)]
-    advantages = torch.randn(completions, generator=generator, dtype=torch.float64)[index]
-    return {
-        "logprobs": logprobs.requires_grad_(),
-        "old_logprobs": logprobs.detach() + noise[0],
-        "rollout_logprobs": logprobs.detach() + noise[1],
-        "ref_logprobs": logprobs.detach() + noise[2],
-        "advantages": advantages,
-        "sample_index": index,
-        "lengths": lengths,
-        "group_tokens": torch.bincount(torch.arange(completions) // 2, weights=lengths.double())[
-            torch.arange(completions) // 2
-        ],
-    }
-
-
-def weighted_sum(batch: dict[str, Tensor], kind: str, aggregation: str, level: str) -> Tensor:
-    """The whole objective over some completions, before the global denominator."""
-    count = len(batch["lengths"])
-    loss, _ = policy_loss(
-        kind,  # type: ignore[arg-type]
-        logprobs=batch["logprobs"],
-        old_logprobs=batch["old_logprobs"],
-        advantages=batch["advantages"],
-        sample_index=batch["sample_index"],
-        num_samples=count,
-        clip_low=0.2,
-        clip_high=0.3,
-        clip_delta=None,
-        gate_temperature_positive=1.0,
-        gate_temperature_negative=1.05,
-    )
-    importance = importance_weights(
-        batch["old_logprobs"],
-        batch["rollout_logprobs"],
-        batch["sample_index"],
-        count,
-        correction="truncate",
-        level=level,  # type: ignore[arg-type]
-        cap=2.0,
-    )
-    kl = kl_estimate(
-        "weighted_k3",
-        logprobs=batch["logprobs"],
-        ref_logprobs=batch["ref_logprobs"],
-        old_logprobs=batch["old_logprobs"],
-    )
-    weights = token_weights(
-        batch["lengths"],
-        aggregation=aggregation,  # type: ignore[arg-type]
-        max_completion_tokens=16,
-        group_tokens=batch["group_tokens"],
-    )
-    return ((loss * importance + 0.1 * kl) * weights[batch["sample_index"]]).sum()
-
-
-def part_of(batch: dict[str, Tensor], completions: list[int]) -> dict[str, Tensor]:
-    tokens = torch.cat([(batch["sample_index"] == c).nonzero()[:, 0] for c in completions])
-    part = {k: v[tokens] for k, v in batch.items() if len(v) == len(batch["sample_index"])}
-    part |= {k: batch[k][torch.tensor(completions)] for k in ("lengths", "group_tokens")}
-    renumber = {c: i for i, c in enumerate(completions)}
-    part["sample_index"] = torch.tensor([renumber[int(c)] for c in batch["sample_index"][tokens]])
-    return part
+def test_reinforce_is_the_log_probability_times_the_advantage() -> None:
+    got = reinforce_policy_loss(vector(-1, -2), vector(0.5, -1))
+    assert got.loss.tolist() == [0.5, -2.0]
+    assert got.clipped.tolist() == [False, False]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("aggregation", ["token", "sequence", "prompt", "constant"])
-@pytest.mark.parametrize("level", ["token", "sequence", "geometric"])
-def test_loss_and_gradient_do_not_depend_on_the_split(kind: str, aggregation: str, level: str) -> None:
-    batch = random_batch()
-    whole = weighted_sum(batch, kind, aggregation, level)
-    parts = sum(weighted_sum(part_of(batch, c), kind, aggregation, level) for c in ([5, 0], [3], [1, 6, 2, 4]))
-    assert isinstance(parts, Tensor)
-    torch.testing.assert_close(parts, whole, atol=1e-10, rtol=0)
-    (expected,) = torch.autograd.grad(whole, batch["logprobs"])
-    (ours,) = torch.autograd.grad(parts, batch["logprobs"])
-    torch.testing.assert_close(ours, expected, atol=1e-10, rtol=0)
+def test_on_policy_all_losses_have_the_policy_gradient(kind: PolicyLossKind) -> None:
+    torch.manual_seed(0)
+    logprobs = (-torch.rand(9, dtype=torch.float64)).requires_grad_()
+    index = torch.tensor([0, 0, 0, 0, 1, 1, 1, 2, 2])
+    advantages = vector(1.5, -0.5, 0.0)[index]
+    got = run(kind, logprobs, logprobs.detach(), advantages, sample_index=index, num_samples=3)
+    gradient = torch.autograd.grad(got.loss.sum(), logprobs)[0]
+    torch.testing.assert_close(gradient, -advantages)
+    assert not got.clipped.any()
 
 
-@pytest.mark.parametrize(
-    ("aggregation", "weights", "denominator"),
-    [
-        ("token", [1, 1, 1], 9),
-        ("sequence", [1 / 2, 1 / 4, 1 / 3], 3),
-        ("prompt", [1 / 6, 1 / 6, 1 / 3], 2),
-        ("constant", [0.1, 0.1, 0.1], 3),
-    ],
-)
-def test_token_weights_per_aggregation(aggregation, weights, denominator) -> None:  # type: ignore[no-untyped-def]
-    got = token_weights(
-        torch.tensor([2, 4, 3]),
-        aggregation=aggregation,
-        max_completion_tokens=10,
-        group_tokens=torch.tensor([6, 6, 3]),
-    )
-    assert got.tolist() == pytest.approx(weights, abs=1e-15)
-    assert loss_denominator(num_tokens=9, num_completions=3, num_prompts=2, aggregation=aggregation) == denominator
+@pytest.mark.parametrize("kind", ["clipped", "gspo", "gmpo"])
+@pytest.mark.parametrize("clip_delta", [None, 2.0])
+def test_clipped_marks_exactly_the_tokens_without_gradient(kind: PolicyLossKind, clip_delta: float | None) -> None:
+    torch.manual_seed(1)
+    index = torch.arange(200) // 2
+    logprobs = torch.randn(200, dtype=torch.float64).requires_grad_()
+    old = torch.randn(200, dtype=torch.float64)
+    advantages = torch.randn(100, dtype=torch.float64)[index]
+    got = run(kind, logprobs, old, advantages, sample_index=index, num_samples=100, clip_delta=clip_delta)
+    gradient = torch.autograd.grad(got.loss.sum(), logprobs)[0]
+    assert torch.equal(got.clipped, gradient == 0)
+    assert 0 < got.clipped.sum() < 200
 
 
-def test_prompt_mean_needs_to_know_the_prompts() -> None:
-    with pytest.raises(ValueError, match="group_tokens"):
-        token_weights(torch.tensor([2]), aggregation="prompt", max_completion_tokens=1)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_huge_ratios_leave_loss_and_gradient_finite(kind: PolicyLossKind, dtype: torch.dtype) -> None:
+    logprobs = torch.tensor([-1.0, -3000.0, -1.0, -3000.0], dtype=dtype, requires_grad=True)
+    old = torch.tensor([-3000.0, -1.0, -3000.0, -1.0], dtype=dtype)
+    advantages = torch.tensor([1.0, 1.0, -1.0, -1.0], dtype=dtype)
+    got = run(kind, logprobs, old, advantages, sample_index=torch.arange(4), num_samples=4)
+    assert got.loss.dtype == dtype
+    assert torch.isfinite(got.loss).all()
+    assert torch.isfinite(torch.autograd.grad(got.loss.sum(), logprobs)[0]).all()
 
 
-def test_importance_weights_equal_hand_computed() -> None:
-    old = torch.tensor([0.0, 0.0, 0.0], requires_grad=True)
-    rollout = torch.tensor([-3.0, 0.5, -0.1])
-    index = torch.tensor([0, 0, 1])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("aggregation", get_args(Aggregation))
+def test_micro_batches_of_whole_completions_add_up_to_the_full_batch(
+    kind: PolicyLossKind, aggregation: Aggregation
+) -> None:
+    torch.manual_seed(2)
+    lengths = torch.tensor([3, 1, 7, 4, 2, 5])
+    groups = torch.tensor([0, 0, 0, 1, 1, 2])  # prompts of unequal numbers of completions
+    group_tokens = torch.zeros(3, dtype=torch.int64).index_add(0, groups, lengths)[groups]
+    logprobs = torch.randn(22, dtype=torch.float64).requires_grad_()
+    old = logprobs.detach() + 0.3 * torch.randn(22, dtype=torch.float64)
+    advantages = torch.randn(6, dtype=torch.float64)
+    owner = torch.repeat_interleave(lengths)
+    denominator = loss_denominator(num_tokens=22, num_completions=6, num_prompts=3, aggregation=aggregation)
 
-    def weights(correction: str, level: str, cap: float = 2.0, floor: float = 0.0) -> list[float]:
-        got = importance_weights(old, rollout, index, 2, correction=correction, level=level, cap=cap, floor=floor)  # type: ignore[arg-type]
-        assert not got.requires_grad
-        values: list[float] = got.tolist()
-        return values
+    def loss(samples: list[int]) -> Tensor:
+        """Loss of a micro-batch that holds these completions, in this order."""
+        tokens = torch.cat([(owner == s).nonzero().squeeze(1) for s in samples])
+        index = torch.repeat_interleave(lengths[samples])
+        weights = token_weights(
+            lengths[samples], aggregation=aggregation, max_completion_tokens=8, group_tokens=group_tokens[samples]
+        )
+        per_token = run(
+            kind,
+            logprobs[tokens],
+            old[tokens],
+            advantages[samples][index],
+            sample_index=index,
+            num_samples=len(samples),
+        ).loss
+        return (per_token * weights[index]).sum() / denominator
 
-    assert weights("none", "token") == [1.0, 1.0, 1.0]
-    assert weights("truncate", "token") == pytest.approx([2.0, math.exp(-0.5), math.exp(0.1)])
-    assert weights("mask", "token") == pytest.approx([0.0, math.exp(-0.5), math.exp(0.1)])
-    assert weights("mask", "token", floor=0.9) == pytest.approx([0.0, 0.0, math.exp(0.1)])
-    assert weights("truncate", "sequence", cap=100) == pytest.approx([math.exp(2.5)] * 2 + [math.exp(0.1)])
-    assert weights("truncate", "geometric", cap=100) == pytest.approx([math.exp(1.25)] * 2 + [math.exp(0.1)])
-
-
-def test_long_sequences_do_not_overflow() -> None:
-    old, rollout = torch.zeros(1000), torch.full((1000,), -1.0)
-    index = torch.zeros(1000, dtype=torch.long)
-    for correction in ("truncate", "mask"):
-        got = importance_weights(old, rollout, index, 1, correction=correction, level="sequence", cap=2.0)  # type: ignore[arg-type]
-        assert got.isfinite().all()
-
-
-def test_kl_estimators_equal_their_definitions() -> None:
-    logprobs, reference, old = torch.tensor([-1.0, -2.0]), torch.tensor([-1.0, -1.5]), torch.tensor([-1.0, -2.2])
-
-    def kl(kind: str) -> list[float]:
-        values: list[float] = kl_estimate(
-            kind,  # type: ignore[arg-type]
-            logprobs=logprobs,
-            ref_logprobs=reference,
-            old_logprobs=old,
-        ).tolist()
-        return values
-
-    k3 = math.exp(0.5) - 0.5 - 1
-    assert kl("k1") == pytest.approx([0.0, -0.5], abs=1e-7)
-    assert kl("k2") == pytest.approx([0.0, 0.125], abs=1e-7)
-    assert kl("k3") == pytest.approx([0.0, k3], abs=1e-7)
-    assert kl("weighted_k3") == pytest.approx([0.0, k3 * math.exp(0.2)], abs=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("kind", "exact_gradient"), [("k1", False), ("k2", True), ("k3", False), ("weighted_k3", True)]
-)
-def test_kl_estimators_average_to_the_kl_and_some_to_its_gradient(kind: str, exact_gradient: bool) -> None:
-    """Exact expectation over the tokens of a distribution, not a sample of them."""
-    generator = torch.Generator().manual_seed(0)
-    scores = (0.1 * torch.randn(50, generator=generator, dtype=torch.float64)).requires_grad_()
-    reference = (0.1 * torch.randn(50, generator=generator, dtype=torch.float64)).log_softmax(-1)
-    policy = scores.log_softmax(-1)
-    exact = (policy.exp() * (policy - reference)).sum()
-    estimate = kl_estimate(kind, logprobs=policy, ref_logprobs=reference, old_logprobs=policy.detach())  # type: ignore[arg-type]
-    mean = (policy.detach().exp() * estimate).sum()
-    assert mean.item() == pytest.approx(exact.item(), rel=0.2 if kind == "k2" else 1e-12)
-    (expected,) = torch.autograd.grad(exact, scores, retain_graph=True)
-    (gradient,) = torch.autograd.grad(mean, scores)
-    assert torch.allclose(gradient, expected, atol=1e-12, rtol=1e-9) is exact_gradient
-    if kind == "k1":
-        assert gradient.abs().max() < 1e-12
-
-
-def test_far_references_do_not_overflow() -> None:
-    values = kl_estimate(
-        "k3", logprobs=torch.tensor([-1000.0]), ref_logprobs=torch.zeros(1), old_logprobs=torch.zeros(1)
-    )
-    assert values.isfinite().all()
+    full = loss([0, 1, 2, 3, 4, 5])
+    full_gradient = torch.autograd.grad(full, logprobs)[0]
+    for split in ([[5, 0], [2, 4, 1], [3]], [[i] for i in range(6)], [[3, 1, 2], [0, 4, 5]]):
+        parts = torch.stack([loss(samples) for samples in split]).sum()
+        torch.testing.assert_close(parts, full, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(torch.autograd.grad(parts, logprobs)[0], full_gradient, rtol=1e-12, atol=1e-12)
