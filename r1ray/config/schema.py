@@ -173,8 +173,8 @@ class SandboxConfig:
 class AlgorithmConfig:
     """The objective. conf/algorithm holds it by the names of the papers."""
 
-    # What a completion is worth beside the others of its prompt (group_zscore, group_mean, leave_one_out, pass_at_k), the
-    # same scaled by one standard deviation over the whole step (group_mean_batch_std), against the whole step
+    # What a completion is worth beside the others of its prompt (group_zscore, group_mean, leave_one_out, pass_at_k),
+    # the same scaled by one standard deviation over the whole step (group_mean_batch_std), against the whole step
     # (batch_zscore), or with each reward normalised by itself before they are added (per_reward_zscore).
     advantage: Literal[
         "group_zscore",

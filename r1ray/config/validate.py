@@ -18,6 +18,7 @@ def validate(config: Config) -> None:
     _check_ranges(config)
     _check_objective(config)
     _check_learner(config.learner)
+    _check_reference(config)
     _check_placement(config)
     _check_data("data.train", config.data.train)
     _check_data("data.eval", config.data.eval)
@@ -148,6 +149,17 @@ def _check_objective(config: Config) -> None:
     )
 
 
+def _check_reference(config: Config) -> None:
+    steps = config.algorithm.reference_refresh_steps
+    _require(
+        config.learner.lora.rank == 0 or config.algorithm.kl_coef == 0 or steps == 0,
+        "algorithm.reference_refresh_steps",
+        "0 with learner.lora.rank > 0",
+        steps,
+        "the reference is the base model under the adapters and cannot follow the policy",
+    )
+
+
 def _check_learner(lr: LearnerConfig) -> None:
     _require(lr.zero_stage in (1, 2, 3), "learner.zero_stage", "1, 2 or 3", lr.zero_stage, "ZeRO has these stages")
     for key, value in {"tensor_parallel": lr.tensor_parallel, "context_parallel": lr.context_parallel}.items():
@@ -175,6 +187,20 @@ def _check_learner(lr: LearnerConfig) -> None:
         "which operations are kept cannot be told inside of a compiled block",
     )
     _require(lr.lora.rank >= 0, "learner.lora.rank", ">= 0", lr.lora.rank, "0 trains every parameter")
+    _require(
+        lr.lora.rank == 0 or lr.tensor_parallel == 1,
+        "learner.tensor_parallel",
+        "1 with learner.lora.rank > 0",
+        lr.tensor_parallel,
+        "adapters and split layers do not go together",
+    )
+    _require(
+        not (lr.compile and lr.tensor_parallel > 1),
+        "learner.compile",
+        "false with learner.tensor_parallel > 1",
+        lr.compile,
+        "split layers are not compiled",
+    )
     _require(lr.lora.alpha > 0, "learner.lora.alpha", "> 0", lr.lora.alpha, "it scales the adapters")
     _require(
         lr.lora.rank == 0 or lr.backend == "fsdp2",

@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from r1ray.errors import ModelError
 from r1ray.learner.block_attention import BlockLayout, block_attention, plan_blocks
+from r1ray.learner.context import context_attention
 from r1ray.learner.segments import Segment
 from r1ray.learner.varlen_attention import VarlenLayout, plan_varlen, varlen_attention
 
@@ -42,6 +44,7 @@ def packed_attention(
     *,
     scaling: float,
     layout: AttentionLayout,
+    context: dist.ProcessGroup | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
     **_: Any,
@@ -56,6 +59,7 @@ def packed_attention(
         attention_mask: None; the layout says who sees whom.
         scaling: factor on the scores.
         layout: of this micro-batch.
+        context: the processes that each hold a part of the T tokens, which are then S here; None: all are here.
         dropout: must be 0, as in every recipe of reinforcement learning.
         sliding_window: must be None.
 
@@ -72,6 +76,19 @@ def packed_attention(
             "support; r1ray trains models with full attention and no dropout (Qwen2, Qwen3, Llama)"
         )
     assert attention_mask is None
+    if context is not None:
+        return context_attention(
+            packed_attention,
+            module,
+            query,
+            key,
+            value,
+            None,
+            num_tokens=layout.tokens,
+            group=context,
+            scaling=scaling,
+            layout=layout,
+        )
     if isinstance(layout, VarlenLayout):
         return varlen_attention(query, key, value, layout, scaling=scaling), None
     return block_attention(query, key, value, layout, scaling=scaling), None

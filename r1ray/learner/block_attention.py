@@ -66,6 +66,11 @@ class BlockLayout:
     blocks: tuple[Block, ...]
 
     @property
+    def tokens(self) -> int:
+        """T."""
+        return self.slot_of_token.numel()
+
+    @property
     def slots(self) -> int:
         """M: what the attention computes, padding included."""
         return self.token_of_slot.numel()

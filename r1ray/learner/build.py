@@ -14,6 +14,7 @@ from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint
 from r1ray.errors import ConfigError, LearnerError, ModelError
 from r1ray.learner.attention import ATTENTION_NAME, packed_attention
 from r1ray.learner.engine import TrainingEngine
+from r1ray.learner.lora import add_adapters
 from r1ray.learner.policy import Policy, cast_parameters
 from r1ray.learner.protocol import LearnerOptions
 from r1ray.models.flops import ModelFlops, model_flops
@@ -62,13 +63,13 @@ def build_engine(options: LearnerOptions) -> tuple[TrainingEngine, ModelFlops]:
     """
     policy = load_policy(options, trainable=True)
     flops = model_flops(policy.causal_lm.config)
-    reference = load_policy(options, trainable=False) if options.algorithm.kl_coef > 0 else None
+    has_reference = options.algorithm.kl_coef > 0 and options.learner.lora.rank == 0
+    reference = load_policy(options, trainable=False) if has_reference else None
     if options.learner.backend == "deepspeed":
         from r1ray.learner.deepspeed import DeepSpeedEngine
 
-        cast_parameters(policy, torch.float32)
-        if reference is not None:
-            cast_parameters(reference, getattr(torch, options.dtype))
+        for module in filter(None, (policy, reference)):
+            cast_parameters(module, getattr(torch, options.dtype))
         return DeepSpeedEngine(options, policy, reference), flops
     from r1ray.learner.fsdp2 import Fsdp2Engine
 
@@ -94,8 +95,10 @@ def load_policy(options: LearnerOptions, *, trainable: bool) -> Policy:
         if config.activation_checkpointing == "selective":
             how["context_fn"] = functools.partial(create_selective_checkpoint_contexts, _keep_products)
         causal_lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
+    causal_lm.requires_grad_(trainable)
+    if trainable and config.lora.rank:
+        add_adapters(causal_lm, config.lora)
     policy = Policy(causal_lm, fp32_lm_head=config.fp32_lm_head)
-    policy.requires_grad_(trainable)
     policy.train(trainable)
     if config.compile:
         for layer in policy.decoder_layers:

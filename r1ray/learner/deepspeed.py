@@ -8,6 +8,7 @@ ZeRO keeps its state, in `deepspeed_start.py` and `deepspeed_state.py`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -32,7 +33,9 @@ class DeepSpeedEngine:
     """
 
     policy: Policy
-    reference: Policy | None
+    reference: Callable[..., tuple[Tensor, Tensor]] | None
+    context: dist.ProcessGroup | None = None
+    num_copies = 1
 
     def __init__(self, options: LearnerOptions, policy: Policy, reference: Policy | None) -> None:
         """Take over the modules; a collective.
@@ -67,7 +70,8 @@ class DeepSpeedEngine:
             buffer.data = buffers[name].to(buffer.device)
         self.policy = cast(Policy, self._engine)
         self._reference_engine: Any = None
-        self.reference = self._start_reference(options, reference)
+        self._reference = self._start_reference(options, reference)
+        self.reference = self._reference
 
     def _rounded_weights(self, policy: Policy) -> dict[str, Tensor]:
         """Return copies of the weights that the compute dtype cannot hold; DeepSpeed would round the masters."""
@@ -149,10 +153,10 @@ class DeepSpeedEngine:
     @torch.no_grad()
     def refresh_reference(self) -> None:
         """Make the reference equal to the policy."""
-        if self.reference is None:
+        if self._reference is None:
             return
         self.release()
-        targets = self.reference.parameters()
+        targets = self._reference.parameters()
         for source, target in zip(self._engine.module.parameters(), targets, strict=True):
             if not hasattr(target, "ds_tensor"):
                 target.copy_(source)
@@ -183,4 +187,4 @@ class DeepSpeedEngine:
 
     @property
     def _reference_module(self) -> Policy | None:
-        return self.reference if self._reference_engine is None else self._reference_engine.module
+        return self._reference if self._reference_engine is None else self._reference_engine.module

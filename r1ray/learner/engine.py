@@ -6,8 +6,10 @@ method is a collective that all processes enter together.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
+import torch.distributed as dist
 from torch import Tensor
 
 from r1ray.learner.policy import Policy
@@ -20,10 +22,14 @@ class TrainingEngine(Protocol):
     Attributes:
         policy: called like `learner.policy.Policy`.
         reference: likewise, without gradients; None where no KL is taken.
+        context: the processes that split each sequence with this one; None: there are none.
+        num_copies: processes that get the same samples, this one included.
     """
 
     policy: Policy
-    reference: Policy | None
+    reference: Callable[..., tuple[Tensor, Tensor]] | None
+    context: dist.ProcessGroup | None
+    num_copies: int
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Add a micro-batch to the step's gradient.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from r1ray.learner.attention import AttentionLayout, plan_attention
+from r1ray.learner.context import TokenShare, cut_tokens
 from r1ray.learner.packing import Bundle
 from r1ray.learner.segments import Segment
 
@@ -33,6 +34,7 @@ class MicroBatch:
         old_logprobs: [N] float32, or None where they are those of this very pass.
         ref_logprobs: [N] float32, or None where they are still to be computed, if at all.
         policy_versions: [N] int64.
+        share: what this process computes of the tokens, where several split each sequence; None: all.
     """
 
     input_ids: Tensor
@@ -49,6 +51,12 @@ class MicroBatch:
     old_logprobs: Tensor | None
     ref_logprobs: Tensor | None
     policy_versions: Tensor
+    share: TokenShare | None = None
+
+    def cut(self, *, rank: int, size: int) -> MicroBatch:
+        """Let this process compute its part of the tokens, as one of `size` that split each sequence."""
+        share = cut_tokens(self.input_ids, self.position_ids, self.predict_from, rank=rank, size=size)
+        return replace(self, share=share)
 
     def to(self, device: torch.device) -> MicroBatch:
         """Move every tensor to `device`, without waiting for what that is still computing."""
@@ -59,7 +67,10 @@ class MicroBatch:
             return value.pin_memory().to(device, non_blocking=True) if isinstance(value, Tensor) else value
 
         moved = {name: move(getattr(self, name)) for name in self.__dataclass_fields__}
-        return MicroBatch(**{**moved, "layout": self.layout.to(device)})
+        share = self.share
+        if share is not None:
+            share = TokenShare(**{name: move(getattr(share, name)) for name in share.__dataclass_fields__})
+        return MicroBatch(**{**moved, "layout": self.layout.to(device), "share": share})
 
 
 def collate(bundles: Sequence[Bundle], *, varlen: bool = False) -> MicroBatch:

@@ -9,10 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from r1ray.algorithms.logprobs import EntropyMode, linear_logprobs
+from r1ray.learner.context import gather_tokens
 from r1ray.learner.micro_batch import MicroBatch
 
 
@@ -47,6 +49,8 @@ class Policy(nn.Module):
         """Take a model and put a `ScoringHead` in place of its LM head."""
         super().__init__()
         self.causal_lm = causal_lm
+        # The processes that split each sequence with this one; see context.py.
+        self.context: dist.ProcessGroup | None = None
         causal_lm.set_output_embeddings(ScoringHead(causal_lm.get_output_embeddings(), float32=fp32_lm_head))
 
     @property
@@ -58,23 +62,33 @@ class Policy(nn.Module):
 
     def forward(self, batch: MicroBatch, temperature: float, *, entropy: EntropyMode = "none") -> tuple[Tensor, Tensor]:
         """Return logprobs [N] and entropy [N] float32 of `batch.targets`, at `temperature`."""
+        tokens = batch if batch.share is None else batch.share
         hidden = self.causal_lm.base_model(
-            input_ids=batch.input_ids,
-            position_ids=batch.position_ids,
+            input_ids=tokens.input_ids,
+            position_ids=tokens.position_ids,
             layout=batch.layout,
+            context=self.context,
             use_cache=False,
         ).last_hidden_state
-        chosen = hidden.reshape(-1, hidden.shape[-1]).index_select(0, batch.predict_from)
-        logprobs, entropies = self.causal_lm.get_output_embeddings()(
-            chosen, batch.targets, temperature=temperature, entropy=entropy
-        )
-        return logprobs, entropies
+        chosen = hidden.reshape(-1, hidden.shape[-1]).index_select(0, tokens.predict_from)
+        targets = batch.targets if batch.share is None else batch.targets[batch.share.chosen]
+        head = self.causal_lm.get_output_embeddings()
+        logprobs, entropies = head(chosen, targets, temperature=temperature, entropy=entropy)
+        if batch.share is None:
+            return logprobs, entropies
+        assert self.context is not None
+        counts, restore = batch.share.counts, batch.share.restore
+        gathered = (gather_tokens(values, counts, self.context) for values in (logprobs, entropies))
+        first, second = (values[restore] for values in gathered)
+        return first, second
 
 
 def cast_parameters(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Cast parameters in place, but not buffers: rotary frequencies in bfloat16 turn far positions the wrong way."""
+    """Cast in place what is trained to float32 and what is frozen to the compute dtype, as far as it is not sharded.
+
+    Buffers stay: rotary frequencies in bfloat16 turn far positions the wrong way.
+    """
     for parameter in module.parameters():
-        # What is sharded already has been cast.
         if not isinstance(parameter, DTensor):
-            parameter.data = parameter.data.to(dtype)
+            parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else dtype)
     return module

@@ -89,22 +89,26 @@ class PolicyLearner:
             where = f"of micro-batch {number}/{len(micro_batches)}"
             self._note(f"accumulate: forward {where}")
             batch = self._collate(bundles)
+            # The reference first: it may be the same module, whose forward pass must precede its backward pass.
+            ref_logprobs = self._ref_logprobs(batch)
             logprobs, entropy = self.engine.policy(batch, self.options.temperature, entropy=mode)
-            loss = self.objective(batch, logprobs, entropy, self._ref_logprobs(batch))
+            loss = self.objective(batch, logprobs, entropy, ref_logprobs)
             self.sums.add_losses(batch, loss, rollout_version=rollout_version, policy_version=self.policy_version)
             self.sums.add_packing(bundles, batch, flops=self._model_flops(batch, bundles))
             self._note(f"accumulate: backward {where}")
             self.engine.backward(loss.total, last=last and number == len(micro_batches))
 
     def _collate(self, bundles: Sequence[Bundle]) -> MicroBatch:
-        return collate(bundles, varlen=self._varlen).to(self.device)
+        batch = collate(bundles, varlen=self._varlen)
+        if self.engine.context is not None:
+            batch = batch.cut(rank=self.engine.context.rank(), size=self.engine.context.size())
+        return batch.to(self.device)
 
     def _ref_logprobs(self, batch: MicroBatch) -> Tensor | None:
         if batch.ref_logprobs is not None or self.engine.reference is None:
             return batch.ref_logprobs
         with torch.no_grad():
-            ref_logprobs: Tensor = self.engine.reference(batch, self.options.temperature)[0]
-        return ref_logprobs
+            return self.engine.reference(batch, self.options.temperature)[0]
 
     def _model_flops(self, batch: MicroBatch, bundles: Sequence[Bundle]) -> float:
         """Count a forward and a backward pass of the policy, and the forward pass of the reference."""
@@ -118,7 +122,7 @@ class PolicyLearner:
         self.accumulate(micro_batches, rollout_version=rollout_version, last=True)
         config, algorithm = self.options.learner, self.options.algorithm
         self._note("finish_step: all-reduce of the step's sums")
-        sums = self.sums.reduced(self.device)
+        sums = self.sums.reduced(self.device, num_copies=self.engine.num_copies)
         denominator = loss_denominator(
             num_tokens=round(sums["trained_tokens"]),
             num_completions=round(sums["trained_completions"]),

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
     get_model_state_dict,
     get_state_dict,
     set_model_state_dict,
@@ -29,7 +30,14 @@ METADATA_FILE = ".metadata"
 
 def _state(policy: Policy, optimizer: Optimizer, reference: Policy | None) -> dict[str, Any]:
     model_state, optimizer_state = get_state_dict(policy, optimizer)
-    content: dict[str, Any] = {"policy": model_state, "optimizer": optimizer_state}
+    frozen = {
+        name for name, parameter in policy.named_parameters(remove_duplicate=False) if not parameter.requires_grad
+    }
+    content: dict[str, Any] = {
+        # What is frozen, as under adapters, stays what the model was loaded with.
+        "policy": {name: value for name, value in model_state.items() if name not in frozen},
+        "optimizer": optimizer_state,
+    }
     if reference is not None:
         content["reference"] = get_model_state_dict(reference)
     return content
@@ -48,7 +56,13 @@ def load(directory: str, policy: Policy, optimizer: Optimizer, reference: Policy
     """
     content = _state(policy, optimizer, reference)
     read(directory, content)
-    set_state_dict(policy, optimizer, model_state_dict=content["policy"], optim_state_dict=content["optimizer"])
+    set_state_dict(
+        policy,
+        optimizer,
+        model_state_dict=content["policy"],
+        optim_state_dict=content["optimizer"],
+        options=StateDictOptions(strict=False),
+    )
     if reference is not None:
         set_model_state_dict(reference, content["reference"])
 

@@ -73,10 +73,11 @@ class StepSums:
             self._add(name, value.sum())
         self._add("trained_completions", batch.trained.double().sum())
 
-    def reduced(self, device: torch.device) -> dict[str, float]:
-        """Return the sums over all processes."""
+    def reduced(self, device: torch.device, *, num_copies: int = 1) -> dict[str, float]:
+        """Return the sums over all processes, of which `num_copies` each have counted the same samples."""
         values = torch.tensor([float(self.totals[name]) for name in NAMES], dtype=torch.float64, device=device)
         dist.all_reduce(values)
+        values /= num_copies
         return dict(zip(NAMES, values.tolist(), strict=True))
 
     @staticmethod

@@ -30,7 +30,7 @@ class VarlenLayout:
         max_q: longest segment.
         max_k: longest segment with its prefix.
         key_tokens: [U] int64, the token of each key; None where keys are the tokens as they are.
-        slots: T.
+        tokens: T.
     """
 
     cu_seq_q: Tensor
@@ -38,7 +38,12 @@ class VarlenLayout:
     max_q: int
     max_k: int
     key_tokens: Tensor | None
-    slots: int
+    tokens: int
+
+    @property
+    def slots(self) -> int:
+        """T: nothing is padded."""
+        return self.tokens
 
     def to(self, device: torch.device) -> VarlenLayout:
         """Move every tensor to `device`, without waiting for what that is still computing."""
@@ -65,7 +70,7 @@ def plan_varlen(segments: Sequence[Segment]) -> VarlenLayout:
         max_q=max(lengths_q),
         max_k=max(lengths_k),
         key_tokens=key_tokens,
-        slots=sum(lengths_q),
+        tokens=sum(lengths_q),
     )
 
 

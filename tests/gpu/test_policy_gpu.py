@@ -17,7 +17,7 @@ from r1ray.learner.block_attention import block_attention, plan_blocks
 from r1ray.learner.build import load_policy
 from r1ray.learner.micro_batch import collate
 from r1ray.learner.packing import Bundle
-from r1ray.learner.policy import cast_parameters
+from r1ray.learner.policy import Policy
 from r1ray.learner.protocol import LearnerOptions
 from r1ray.learner.segments import Segment
 from r1ray.learner.varlen_attention import plan_varlen, varlen_attention
@@ -98,6 +98,14 @@ def exact_logprobs(model_path: str) -> torch.Tensor:
     return torch.cat(found)
 
 
+def in_bfloat16(opts: LearnerOptions) -> Policy:
+    """The policy on the GPU, its parameters but not its buffers in bfloat16."""
+    policy = load_policy(opts, trainable=True)
+    for parameter in policy.parameters():
+        parameter.data = parameter.data.bfloat16()
+    return policy.cuda()
+
+
 @pytest.mark.parametrize(
     "learner",
     [
@@ -116,7 +124,7 @@ def test_packed_bfloat16_is_near_the_exact_numbers(
     if "fused_kernels" in learner:
         pytest.importorskip("liger_kernel")
     opts = options(model_path, **learner)
-    policy = cast_parameters(load_policy(opts, trainable=True), torch.bfloat16).cuda()
+    policy = in_bfloat16(opts)
     batch = collate(bundles(), varlen=True).to(torch.device("cuda"))
     logprobs, entropy = policy(batch, 1.0, entropy="value")
     logprobs.sum().backward()
@@ -124,7 +132,7 @@ def test_packed_bfloat16_is_near_the_exact_numbers(
     assert difference.max() < 0.05
     assert difference.mean() < 0.01
     assert entropy.isfinite().all()
-    plain = cast_parameters(load_policy(replace(opts, learner=LearnerConfig()), trainable=True), torch.bfloat16).cuda()
+    plain = in_bfloat16(replace(opts, learner=LearnerConfig()))
     plain(batch, 1.0)[0].sum().backward()
     for (name, one), other in zip(policy.named_parameters(), plain.parameters(), strict=True):
         assert one.grad is not None

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import ray
 import torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from r1ray.config.schema import AlgorithmConfig, LearnerConfig
+from r1ray.config.schema import AlgorithmConfig, LearnerConfig, LoraConfig
 from r1ray.errors import LearnerDied, LearnerError
 from r1ray.learner.pool import LearnerPool
 from r1ray.learner.protocol import LearnerOptions
@@ -30,8 +31,8 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> str:
         hidden_size=32,
         intermediate_size=48,
         num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
         tie_word_embeddings=True,
     )
     path = tmp_path_factory.mktemp("model") / "tiny"
@@ -146,6 +147,9 @@ def reference_step(model_path: str, opts: LearnerOptions, data: list[TrainingSam
         (2, [5, 1, 6], {"activation_checkpointing": "full", "fp32_lm_head": True}),
         (2, [5, 1, 6], {"backend": "deepspeed"}),
         (2, [12], {"backend": "deepspeed", "zero_stage": 1}),
+        (2, [5, 1, 6], {"tensor_parallel": 2}),
+        (2, [5, 1, 6], {"context_parallel": 2, "activation_checkpointing": "full"}),
+        (4, [12], {"tensor_parallel": 2, "context_parallel": 2}),
     ],
 )
 def test_one_step_equals_plain_pytorch_however_it_is_split(
@@ -165,6 +169,41 @@ def test_one_step_equals_plain_pytorch_however_it_is_split(
     assert results[0]["train/grad_norm"] == pytest.approx(norm, rel=1e-5)
     assert pool.score(PROBE) == pytest.approx(probe, abs=2e-6)
     pool.shutdown()
+
+
+def test_adapters_train_are_merged_for_export_and_go_on_from_a_checkpoint(model_path: str, tmp_path: Path) -> None:
+    opts = options(model_path, world_size=2)
+    lora = LoraConfig(rank=4, alpha=8.0)
+    opts = replace(opts, learner=replace(opts.learner, lora=lora, lr=1e-2))
+    data = TrainingBatch(tuple(samples()))
+    pool = started(opts)
+    kl, probes = [], [pool.score(PROBE)]
+    base = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
+    assert probes[0] == pytest.approx(plain_probe(base), abs=2e-6)
+    for _ in range(2):
+        pool.accumulate(data, rollout_version=0)
+        kl.append(pool.finish_step().results()[0]["train/kl"])
+        probes.append(pool.score(PROBE))
+    # The base under the adapters is the reference: the policy starts there and leaves.
+    assert kl[0] == 0.0
+    assert kl[1] > 0
+    pool.save(str(tmp_path)).results()
+    pool.shutdown()
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
+    assert plain_probe(merged) == pytest.approx(probes[2], abs=2e-5)
+    with_adapter = PeftModel.from_pretrained(base, str(tmp_path / "adapter"))
+    assert plain_probe(with_adapter) == pytest.approx(probes[2], abs=2e-5)
+    again = started(replace(opts, world_size=1))
+    again.load(str(tmp_path), 2)
+    assert again.score(PROBE) == pytest.approx(probes[2], abs=2e-6)
+    again.shutdown()
+
+
+def plain_probe(model: Any) -> list[float]:
+    with torch.no_grad():
+        logprobs = model(torch.tensor([PROBE])).logits[0].log_softmax(-1)[:-1]
+    values: list[float] = logprobs.gather(1, torch.tensor(PROBE[1:])[:, None])[:, 0].tolist()
+    return values
 
 
 def test_state_survives_saving_and_another_number_of_processes(model_path: str, tmp_path: Path) -> None:
