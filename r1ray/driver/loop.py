@@ -134,7 +134,7 @@ class GrpoLoop:
         self.phases.clear()
         self.stream.abandon()
         self.recorder.go_back(state.step)
-        self.sync()
+        self.weights.sync(self.step)
 
     def open_phases(self) -> None:
         """Hand out the prompts of every phase that may start from the current weights."""
@@ -195,8 +195,9 @@ class GrpoLoop:
 
     def both_logprobs(self, groups: Sequence[Group]) -> dict[tuple[str, int], tuple[Sequence[float], Sequence[float]]]:
         """Return the policy's and the reference's log-probabilities, by group id and sample index."""
-        keys = [(g.group_id, c.completion.sample_index) for g in groups for c in g.graded]
-        batch = TrainingBatch(tuple(make_sample(g, c) for g in groups for c in g.graded))
+        graded = [(g, c) for g in groups for c in g.graded if c.completion.completion_ids]
+        keys = [(g.group_id, c.completion.sample_index) for g, c in graded]
+        batch = TrainingBatch(tuple(make_sample(g, c) for g, c in graded))
         with self.recorder.timers.phase("learn"):
             old, reference = self.learner.logprobs(batch), self.learner.logprobs(batch, reference=True)
         return {key: (old[i], reference[i]) for i, key in enumerate(keys)}
