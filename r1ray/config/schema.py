@@ -262,7 +262,7 @@ class LearnerConfig:
     compile: bool = False
     # Fused kernels of liger-kernel for norms, rotary embeddings and MLPs (GPUs only).
     fused_kernels: bool = False
-    # Multiply by the LM head in float32, whatever model.dtype is.
+    # Multiply by the LM head in float32, whatever model.dtype is; rollout engines then do so too.
     fp32_lm_head: bool = False
     lora: LoraConfig = field(default_factory=LoraConfig)
     # CPU cores of one process; 0 shares out what the machine has.

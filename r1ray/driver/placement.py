@@ -39,6 +39,8 @@ CPU_ACTOR_OPTIONS: dict[str, Any] = {
             "GOMP_SPINCOUNT": "1000",
             "MALLOC_MMAP_THRESHOLD_": str(1 << 25),
             "MALLOC_TRIM_THRESHOLD_": str(1 << 31),
+            # DeepSpeed, which transformers imports where it is installed, would look for GPUs and say it found none.
+            "DS_ACCELERATOR": "cpu",
         }
     },
 }

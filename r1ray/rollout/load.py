@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
 from transformers import AutoModelForCausalLM
 
 from r1ray.errors import ModelError
@@ -36,7 +38,24 @@ def load_model(options: EngineOptions) -> Any:
             f"rollout.engine=transformers decodes plain causal attention only, {type(model).__name__} at "
             f"{options.max_model_tokens} tokens has another: use rollout.engine=vllm"
         )
+    if options.fp32_lm_head:
+        model.set_output_embeddings(Float32Head(model.get_output_embeddings()))
     return model.to(options.device).eval().requires_grad_(False)
+
+
+class Float32Head(nn.Module):
+    """An LM head that multiplies in float32, whatever its weights are kept in."""
+
+    def __init__(self, head: nn.Linear) -> None:
+        """Take over the parameters of an LM head, tied or not."""
+        super().__init__()
+        self.weight = head.weight
+        # nn.Linear says Tensor, but an LM head without bias has None.
+        self.bias: Tensor | None = head.bias
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Return float32 logits [..., V] of hidden states [..., H]."""
+        return linear(hidden.float(), self.weight.float(), None if self.bias is None else self.bias.float())
 
 
 def eos_token_ids_of(model: Any, tokenizer: Any) -> tuple[int, ...]:

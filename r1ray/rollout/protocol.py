@@ -25,6 +25,7 @@ class EngineOptions:
         sync_backend: `gloo`, `nccl` or `ipc`.
         max_model_tokens: longest prompt plus completion.
         cores: CPU cores this worker may use; empty: no restriction.
+        fp32_lm_head: multiply by the LM head in float32 whatever `dtype` is, as the learner then does.
     """
 
     model_path: str
@@ -41,6 +42,7 @@ class EngineOptions:
     trust_remote_code: bool
     cores: tuple[int, ...]
     worker: str
+    fp32_lm_head: bool = False
 
 
 class RolloutEngine(Protocol):

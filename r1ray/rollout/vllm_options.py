@@ -105,6 +105,8 @@ def engine_arguments(options: EngineOptions) -> dict[str, Any]:
         "disable_log_stats": True,
         "weight_transfer_config": {"backend": options.sync_backend},
     }
+    if options.fp32_lm_head:
+        arguments["hf_overrides"] = {"head_dtype": "float32"}
     if options.device == "cpu":
         arguments["block_size"] = _CPU_BLOCK_TOKENS
         arguments["kv_cache_memory_bytes"] = options.cpu_kv_cache_bytes

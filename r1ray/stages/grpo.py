@@ -260,6 +260,7 @@ def _engine_options(config: Config, inputs: Inputs, placement: Placement) -> Eng
         trust_remote_code=config.model.trust_remote_code,
         cores=(),
         worker="",
+        fp32_lm_head=config.learner.fp32_lm_head,
     )
 
 

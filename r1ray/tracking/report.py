@@ -78,7 +78,13 @@ PANELS = (
         (("rollout/tokens_per_s", "rollout"), ("learner/tokens_per_s", "learner")),
         zero=True,
     ),
-    Panel(_SPEED, "Packing efficiency", (("learner/packing_efficiency", "used positions"),), "percent"),
+    Panel(
+        _SPEED,
+        "Packing",
+        (("learner/packing_efficiency", "used positions"), ("learner/micro_batch_fill", "full micro-batches")),
+        "percent",
+    ),
+    Panel(_SPEED, "Model FLOPs utilisation", (("learner/mfu", "of the device's peak"),), "percent", zero=True),
     Panel(_SPEED, "Dropped groups", (("train/dropped_groups", "per step"),), zero=True),
 )
 
@@ -98,6 +104,7 @@ _CONFIG_HEAD = (
     ("KL coefficient", "algorithm.kl_coef"),
     ("clip", "algorithm.clip_high"),
     ("advantage", "algorithm.advantage"),
+    ("policy loss", "algorithm.policy_loss"),
     ("loss aggregation", "algorithm.loss_aggregation"),
     ("max staleness", "train.max_staleness_steps"),
     ("dtype", "model.dtype"),
