@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -103,3 +104,38 @@ def test_config_imports_nothing_heavy() -> None:
     code = f"import sys, r1ray.cli, r1ray.config.load; print(*(m for m in {heavy} if m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_further_files_and_overrides_apply_in_order(minimal: Path, tmp_path: Path) -> None:
+    preset = tmp_path / "preset.yaml"
+    preset.write_text("algorithm: {kl_coef: 0.5, clip_high: 0.3}\n")
+    config = load_config(minimal, ["algorithm.clip_high=0.9", str(preset), "algorithm.kl_coef=0.25"])
+    assert (config.algorithm.clip_high, config.algorithm.kl_coef, config.run.name) == (0.3, 0.25, "minimal")
+
+
+def test_a_file_may_extend_several_others(minimal: Path, tmp_path: Path) -> None:
+    (tmp_path / "preset.yaml").write_text("algorithm: {kl_coef: 0.5}\nrun: {name: preset}\n")
+    both = tmp_path / "both.yaml"
+    both.write_text("extends: [minimal.yaml, preset.yaml]\nalgorithm: {clip_low: 0.1}\n")
+    config = load_config(both)
+    assert (config.algorithm.kl_coef, config.algorithm.clip_low, config.run.name) == (0.5, 0.1, "preset")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["learner.zero_stage=4"], "learner.zero_stage must be 1, 2 or 3, got 4"),
+        (["learner.backend=deepspeed", "learner.tensor_parallel=2"], "learner.tensor_parallel must be 1 with"),
+        (["learner.tensor_parallel=2"], "learner.num_processes must be a multiple of"),
+        (["learner.compile=true", "learner.activation_checkpointing=selective"], "must be none or full with"),
+        (["learner.lora.rank=4"], "algorithm.reference_refresh_steps must be 0 with learner.lora.rank > 0"),
+        (["algorithm.advantage=pass_at_k", "algorithm.pass_at_k=99"], "algorithm.pass_at_k must be >= 1 and <"),
+        (["algorithm.importance_floor=3"], "algorithm.importance_cap must be > algorithm.importance_floor"),
+        (["nowhere.yaml"], "config file nowhere.yaml does not exist"),
+    ],
+)
+def test_what_the_learner_and_the_objective_cannot_do_is_refused(
+    minimal: Path, overrides: list[str], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_config(minimal, overrides)
