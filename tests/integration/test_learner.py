@@ -141,12 +141,10 @@ def reference_step(model_path: str, opts: LearnerOptions, data: list[TrainingSam
 @pytest.mark.parametrize(
     ("processes", "cuts", "changes"),
     [
-        (1, [12], {}),
         (1, [5, 1, 6], {"activation_checkpointing": "selective"}),
         (2, [12], {}),
         (2, [5, 1, 6], {"activation_checkpointing": "full", "fp32_lm_head": True}),
         (2, [5, 1, 6], {"backend": "deepspeed"}),
-        (2, [12], {"backend": "deepspeed", "zero_stage": 1}),
         (2, [5, 1, 6], {"tensor_parallel": 2}),
         (2, [5, 1, 6], {"context_parallel": 2, "activation_checkpointing": "full"}),
         (4, [12], {"tensor_parallel": 2, "context_parallel": 2}),
