@@ -297,7 +297,7 @@ def product_rates() -> dict[str, Any]:
     code = "import torch; a = torch.randn(512, 512).bfloat16(); a @ a"
     environment = {**os.environ, "ONEDNN_VERBOSE": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    kernels = sorted({line.split(",")[5] for line in done.stdout.splitlines() if ",exec,cpu,matmul," in line})
+    kernels = sorted({line.split(",")[6] for line in done.stdout.splitlines() if ",exec,cpu,matmul," in line})
     return {"tflops": rates, "onednn_kernels": kernels}
 
 
