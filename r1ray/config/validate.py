@@ -121,6 +121,20 @@ def _check_objective(config: Config) -> None:
         a.pass_at_k,
         "a group is compared by the best of k of its completions",
     )
+    _require(
+        a.kl_in == "loss" or a.kl_coef == 0 or a.advantage not in ("per_reward_zscore", "pass_at_k"),
+        "algorithm.kl_in",
+        f"loss with algorithm.advantage={a.advantage}",
+        a.kl_in,
+        "it does not compare sums of rewards, off which a KL could be taken",
+    )
+    _require(
+        a.policy_loss != "reinforce" or config.train.steps_per_rollout == 1,
+        "train.steps_per_rollout",
+        "1 with algorithm.policy_loss=reinforce",
+        config.train.steps_per_rollout,
+        "it has no ratio, so it is right on policy only",
+    )
     _require(lr.lr > 0, "learner.lr", "> 0", lr.lr, "with 0 nothing is learned")
     _require(lr.max_grad_norm > 0, "learner.max_grad_norm", "> 0", lr.max_grad_norm, "a huge value switches it off")
     r, e = config.rollout, config.eval
@@ -220,6 +234,13 @@ def _check_placement(config: Config) -> None:
         "auto or gloo with cluster.device=cpu",
         config.sync.backend,
         "nccl and ipc move weights between GPUs",
+    )
+    _require(
+        not (cpu and config.learner.fused_kernels),
+        "learner.fused_kernels",
+        "false with cluster.device=cpu",
+        config.learner.fused_kernels,
+        "they are Triton kernels",
     )
     _require(
         not (cpu and c.placement == "colocated"),

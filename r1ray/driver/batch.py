@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -127,7 +127,7 @@ def _advantages(
     kind = algorithm.advantage
     penalties = [_kl_penalties(g, algorithm, logprobs) for g in groups]
     if kind == "per_reward_zscore":
-        return per_reward_advantages([_breakdown(g, algorithm) for g in groups], reward_weights)
+        return per_reward_advantages([_breakdown(g, reward_weights, algorithm) for g in groups], reward_weights)
     rewards = [
         torch.tensor([c.grade.reward for c in g.graded], dtype=torch.float64) - penalty
         for g, penalty in zip(groups, penalties, strict=True)
@@ -161,14 +161,13 @@ def _kl_penalties(
     return algorithm.kl_coef * torch.tensor(sums, dtype=torch.float64)
 
 
-def _breakdown(group: Group, algorithm: AlgorithmConfig) -> dict[str, Tensor]:
-    """Return each reward over the group: [G], NaN where it did not apply to a completion."""
+def _breakdown(group: Group, names: Iterable[str], algorithm: AlgorithmConfig) -> dict[str, Tensor]:
+    """Return each of the named rewards over the group: [G], NaN where it did not apply to a completion."""
 
     def value(graded: GradedCompletion, name: str) -> float:
         known = graded.grade.breakdown.get(name, float("nan"))
         return 0.0 * known if _is_wrong_by_length(graded, algorithm) else known
 
-    names = sorted({name for g in group.graded for name in g.grade.breakdown})
     return {name: torch.tensor([value(g, name) for g in group.graded], dtype=torch.float64) for name in names}
 
 

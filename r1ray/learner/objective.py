@@ -64,7 +64,8 @@ class Objective:
             max_completion_tokens=self._max_completion_tokens,
             group_tokens=batch.group_tokens,
         )
-        weight = (weights * batch.trained)[index].to(logprobs.dtype)
+        # Not a product: a prompt of which nothing is trained on has an infinite weight.
+        weight = torch.where(batch.trained, weights, 0.0)[index].to(logprobs.dtype)
         old = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
         loss, clipped = policy_loss(
             a.policy_loss,

@@ -51,7 +51,7 @@ class PolicyLearner:
         self.engine, self.flops = build_engine(options)
         self.objective = Objective(options.algorithm, max_completion_tokens=options.max_completion_tokens)
         self.policy_version = 0
-        self.sums = StepSums(capacity_tokens=options.learner.micro_batch_tokens)
+        self.sums = self._new_sums()
         self.sender: WeightSender | None = None
         self._varlen = options.device == "cuda" and options.dtype != "float32"
         note("ready")
@@ -98,6 +98,10 @@ class PolicyLearner:
             self._note(f"accumulate: backward {where}")
             self.engine.backward(loss.total, last=last and number == len(micro_batches))
 
+    def _new_sums(self) -> StepSums:
+        config = self.options.learner
+        return StepSums(capacity_tokens=config.micro_batch_tokens * config.context_parallel)
+
     def _collate(self, bundles: Sequence[Bundle]) -> MicroBatch:
         batch = collate(bundles, varlen=self._varlen)
         if self.engine.context is not None:
@@ -139,7 +143,7 @@ class PolicyLearner:
         self._note("finish_step: gradient norm and update")
         grad_norm = self.engine.step(denominator=denominator, lr=lr)
         metrics = StepSums.metrics(sums, denominator=denominator, has_reference=self.engine.reference is not None)
-        self.sums = StepSums(capacity_tokens=config.micro_batch_tokens)
+        self.sums = self._new_sums()
         self.policy_version += 1
         every = algorithm.reference_refresh_steps
         if self.engine.reference is not None and every and self.policy_version % every == 0:

@@ -35,6 +35,7 @@ from r1ray.models.locate import locate_model
 from r1ray.models.tokenizer import load_tokenizer
 from r1ray.rewards.pool import GraderPool
 from r1ray.rewards.registry import check_judges, check_prompts, check_rewards
+from r1ray.rewards.terms import reward_weights
 from r1ray.rollout.pool import RolloutPool
 from r1ray.rollout.protocol import EngineOptions
 from r1ray.tracking.console import RunConsole
@@ -68,6 +69,8 @@ def train_grpo(config: Config) -> Summary:
         R1RayError: with a message for the user; the run directory holds what was done until then.
     """
     check_rewards(config.rewards, config.sandbox)
+    if config.algorithm.advantage == "per_reward_zscore":
+        reward_weights(config.rewards.terms)
     run_dir = RunDirectory(config.run.dir)
     inputs = _prepare_inputs(config)
     run_dir.create(resume=config.resume)

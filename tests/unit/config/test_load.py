@@ -131,6 +131,9 @@ def test_a_file_may_extend_several_others(minimal: Path, tmp_path: Path) -> None
         (["learner.lora.rank=4"], "algorithm.reference_refresh_steps must be 0 with learner.lora.rank > 0"),
         (["algorithm.advantage=pass_at_k", "algorithm.pass_at_k=99"], "algorithm.pass_at_k must be >= 1 and <"),
         (["algorithm.importance_floor=3"], "algorithm.importance_cap must be > algorithm.importance_floor"),
+        (["algorithm.advantage=pass_at_k", "algorithm.kl_in=reward"], "algorithm.kl_in must be loss with"),
+        (["algorithm.policy_loss=reinforce", "train.steps_per_rollout=2"], "train.steps_per_rollout must be 1 with"),
+        (["learner.fused_kernels=true", "cluster.device=cpu"], "learner.fused_kernels must be false with"),
         (["nowhere.yaml"], "config file nowhere.yaml does not exist"),
     ],
 )

@@ -110,3 +110,13 @@ def test_a_reward_that_does_not_apply_to_a_group_does_not_count_there() -> None:
     one, other = prepare_groups([plain, replace(plain, group_id="b", graded=graded)], algorithm, reward_weights=weights)
     assert one.advantages[0] == -one.advantages[1] > 0
     assert other.advantages[1] == -other.advantages[0] > 0
+
+
+def test_a_group_that_no_reward_applies_to_is_worth_nothing_beside_others() -> None:
+    algorithm = AlgorithmConfig(advantage="per_reward_zscore")
+    bare = with_ids("b", 0.0, 0.0)
+    graded = tuple(replace(g, grade=replace(g.grade, breakdown={})) for g in bare.graded)
+    groups = [with_ids("a", 1.0, 0.0), replace(bare, graded=graded)]
+    one, other = prepare_groups(groups, algorithm, reward_weights={"accuracy": 1.0})
+    assert one.advantages[0] == -one.advantages[1] > 0
+    assert (other.advantages, other.drop_reason) == ((0.0, 0.0), EQUAL_REWARDS)
