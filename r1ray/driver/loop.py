@@ -95,10 +95,12 @@ class GrpoLoop:
             Interrupted: the user asked to stop; a checkpoint is written first.
         """
         try:
-            self.evaluate_first()
-            while self.step < self.config.train.steps:
+            while True:
                 try:
-                    self.train_phase()
+                    self.evaluate_first()
+                    while self.step < self.config.train.steps:
+                        self.train_phase()
+                    return
                 except LearnerDied as death:
                     self.go_back(self.recover_learner(death))
         except Interrupted:
@@ -122,7 +124,8 @@ class GrpoLoop:
     def evaluate_first(self) -> None:
         """Evaluate the policy before training, or what an interrupted run still owes."""
         if self.step == 0:
-            self.recorder.record_evaluation(self.evaluate(self.step))
+            if not self.recorder.has_line:
+                self.recorder.record_evaluation(self.evaluate(self.step))
         elif self.evaluation_due and self.recorder.reopen():
             self.recorder.add(**self.evaluate(self.step))
             self.recorder.flush()

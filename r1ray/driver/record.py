@@ -115,6 +115,11 @@ class StepRecorder:
         self._line = {"policy_version": 0, **values}
         self.flush()
 
+    @property
+    def has_line(self) -> bool:
+        """Whether the current step has its line."""
+        return self._metrics.last_step == self._step
+
     def reopen(self) -> bool:
         """Open the newest line again if it is of the current step and has no evaluation; tell whether it is open."""
         lines = self._metrics.read()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -24,9 +25,10 @@ class Pending:
     Attributes:
         refs: in rank order.
         what: the method.
-        deadline_s: for `results`.
+        deadline_s: from the call on.
         last_note: returns what a rank last said it was doing.
         requires: earlier calls on the same processes, whose failure is a failure of this one.
+        began: when the call was made, of the monotonic clock.
     """
 
     refs: tuple[Any, ...]
@@ -34,9 +36,12 @@ class Pending:
     deadline_s: float
     last_note: Callable[[int], str]
     requires: tuple[Pending, ...] = ()
+    began: float = field(default_factory=time.monotonic)
 
     def done(self, wait_s: float = 0.0) -> bool:
-        """Whether every process has finished or one has failed, waiting up to `wait_s`."""
+        """Whether every process has finished, one has failed or the deadline has passed, waiting up to `wait_s`."""
+        if time.monotonic() - self.began > self.deadline_s:
+            return True
         ready, waiting = ray.wait(list(self.refs), num_returns=len(self.refs), timeout=wait_s)
         return not waiting or any(_failure(ref) is not None for ref in ready) or any(e.failed for e in self.requires)
 
@@ -56,7 +61,8 @@ class Pending:
         for earlier in self.requires:
             earlier.results()
         try:
-            return list(ray.get(list(self.refs), timeout=self.deadline_s))
+            left_s = max(0.0, self.began + self.deadline_s - time.monotonic())
+            return list(ray.get(list(self.refs), timeout=left_s))
         except GetTimeoutError:
             raise LearnerError(
                 f"learner did not finish {self.what} within its deadline of {self.deadline_s:g} s "

@@ -115,8 +115,13 @@ class PolicyLearner:
             return self.engine.reference(batch, self.options.temperature)[0]
 
     def _model_flops(self, batch: MicroBatch, bundles: Sequence[Bundle]) -> float:
-        """Count a forward and a backward pass of the policy, and the forward pass of the reference."""
-        passes = 3 + (self.engine.reference is not None and batch.ref_logprobs is None)
+        """Count a forward and a backward pass of the policy, and the forward pass of the reference.
+
+        A backward pass is two products, by the input and by the weights; frozen weights under adapters need the first.
+        """
+        passes = (2 if self.options.learner.lora.rank else 3) + (
+            self.engine.reference is not None and batch.ref_logprobs is None
+        )
         return passes * self.flops.forward(
             tokens=batch.input_ids.numel(), logits=len(batch.targets), pairs=sum(b.pairs for b in bundles)
         )

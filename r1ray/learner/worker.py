@@ -20,6 +20,8 @@ from r1ray.learner.protocol import LearnerOptions
 
 NAMESPACE = b"r1ray"
 PUBLISH_EVERY_S = 0.1
+# The calls whose tokens and operations a step's metrics count.
+TRAINING = ("accumulate", "finish_step")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +92,13 @@ class LearnerWorker:
         return LearnerFacts(self._learner.cost, self._learner.peak_flops_per_s)
 
     def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """Run one method of the learner and count the time it took."""
+        """Run one method of the learner; count the time it took if it trains."""
         began = time.perf_counter()
         try:
             return getattr(self._learner, method)(*args, **kwargs)
         finally:
-            self._busy_s += time.perf_counter() - began
+            if method in TRAINING:
+                self._busy_s += time.perf_counter() - began
 
     @ray.method(concurrency_group="watch")  # type: ignore[untyped-decorator]
     def live(self) -> None:
@@ -103,6 +106,6 @@ class LearnerWorker:
         threading.Event().wait()
 
     def take_busy_s(self) -> float:
-        """Return the seconds spent in calls since the last time this was asked."""
+        """Return the seconds spent in training since the last time this was asked."""
         busy, self._busy_s = self._busy_s, 0.0
         return busy

@@ -297,6 +297,20 @@ def test_a_process_that_dies_between_calls_is_noticed(model_path: str) -> None:
         check_for(pool, seconds=20)
 
 
+def test_a_process_that_hangs_is_given_up_at_the_deadline(model_path: str) -> None:
+    opts = options(model_path)
+    pool = started(replace(opts, learner=replace(opts.learner, step_timeout_s=4.0)))
+    victim = pid_of(pool._actors[0])
+    pool.accumulate(TrainingBatch(tuple(samples())), rollout_version=0)
+    os.kill(victim, signal.SIGSTOP)
+    pending, began = pool.finish_step(), time.monotonic()
+    while not pending.done(0.5):
+        assert time.monotonic() - began < 20
+    with pytest.raises(LearnerError, match=r"did not finish finish_step within its deadline of 4 s .*rank 0: "):
+        pending.results()
+    os.kill(victim, signal.SIGKILL)
+
+
 def check_for(pool: LearnerPool, *, seconds: float) -> None:
     until = time.monotonic() + seconds
     while time.monotonic() < until:

@@ -20,7 +20,9 @@ PRESETS = sorted((ROOT / "conf/algorithm").glob("*.yaml"))
 def test_a_preset_decides_the_whole_objective_and_nothing_else(path: Path) -> None:
     preset = OmegaConf.to_object(OmegaConf.load(path))
     assert isinstance(preset, dict)
-    assert set(preset) <= {"algorithm", "learner"}
+    assert set(preset) <= {"algorithm", "learner", "train"}
+    # A loss without a ratio is right on policy only.
+    assert set(preset.get("train", {})) <= {"steps_per_rollout"}
     decided = set(preset["algorithm"])
     assert decided >= {
         "advantage", "policy_loss", "clip_delta", "kl_coef", "loss_aggregation", "equal_reward_groups"
