@@ -49,11 +49,11 @@ def options(
 
 @app.command()
 def train(config: ConfigPath, overrides: Overrides = None) -> None:
-    """Train a policy with GRPO; ends with a table, summary.json and report.html."""
+    """Run one stage (`stage` in the config); ends with a table, summary.json and report.html."""
     resolved = load_config(config, overrides or [])
-    from r1ray.stages.grpo import train_grpo
+    from r1ray.stages.registry import run_stage
 
-    train_grpo(resolved)
+    run_stage(resolved)
 
 
 @app.command("config")

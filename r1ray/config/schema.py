@@ -1,4 +1,4 @@
-"""The whole configuration: one dataclass per section, every default here and nowhere else.
+"""The whole configuration: one dataclass per section, every default here or in `*_sections.py` and nowhere else.
 
 Imports without torch, ray or vllm, so that a wrong file is refused at once. What a value may be stands
 beside it; what may not go together stands in `config/validate.py`.
@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from omegaconf import II
+
+from r1ray.config.data_sections import DataConfig
+from r1ray.config.stage_sections import PreferencesConfig, RewardModelConfig, SelectionConfig, SftConfig
 
 
 @dataclass
@@ -36,55 +39,12 @@ class ModelConfig:
 
 
 @dataclass
-class ColumnsConfig:
-    """Which column of a dataset holds what; `metadata` columns travel to custom rewards."""
-
-    question: str = "question"
-    answer: str | None = "answer"
-    id: str | None = None
-    task: str | None = None
-    domain: str | None = None
-    metadata: list[str] = field(default_factory=list)
-
-
-@dataclass
-class DatasetConfig:
-    """One source of prompts."""
-
-    # `embedded`: a task that ships with r1ray; `jsonl` and `parquet`: local path or fsspec URL;
-    # `hf`: datasets.load_dataset or load_from_disk; `reasoning_gym`: a generator by name.
-    source: Literal["embedded", "jsonl", "parquet", "hf", "reasoning_gym"] = "embedded"
-    # Task, generator or hub dataset name; file path for jsonl and parquet.
-    name: str = "arithmetic"
-    subset: str | None = None
-    split: str = "train"
-    # Use at most this many rows; generators need it to know where an epoch ends.
-    size: int | None = None
-    seed: int = 0
-    # Which rewards apply (`rewards.terms[].domains`), where no column says it: math, code, stem, logic, general or a
-    # name of your own; null: by the task.
-    domain: str | None = None
-    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
-    # Extra keyword arguments for reasoning_gym generators.
-    options: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class DataConfig:
-    """Training and held-out prompts."""
-
-    train: DatasetConfig = field(default_factory=DatasetConfig)
-    eval: DatasetConfig = field(default_factory=lambda: DatasetConfig(split="eval", size=256))
-    # Longer prompts are counted and skipped.
-    max_prompt_tokens: int = 512
-    shuffle: bool = True
-
-
-@dataclass
 class TemplateConfig:
     """How a question becomes a prompt."""
 
-    name: Literal["r1_zero", "chat", "plain"] = "r1_zero"
+    # r1_zero: the paper's; chat: the tokenizer's own turns; r1: R1's turns, which a model saved by sft then carries as
+    # its chat template; plain: the question.
+    name: Literal["r1_zero", "chat", "r1", "plain"] = "r1_zero"
     system: str | None = None
 
 
@@ -354,8 +314,11 @@ class TrackingConfig:
 
 @dataclass
 class Config:
-    """Everything one training run needs."""
+    """Everything one run needs."""
 
+    # What the run does. sft, grpo, reward_model train a model; rejection and cold_start sample from one and write
+    # training data; preferences lets a judge compare completions; evaluate measures a model.
+    stage: Literal["grpo", "sft", "reward_model", "rejection", "cold_start", "preferences", "evaluate"] = "grpo"
     # Go on from the newest checkpoint in `run.dir`; without it a directory that holds a run is an error.
     resume: bool = False
     run: RunConfig = field(default_factory=RunConfig)
@@ -368,6 +331,10 @@ class Config:
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    sft: SftConfig = field(default_factory=SftConfig)
+    reward_model: RewardModelConfig = field(default_factory=RewardModelConfig)
+    selection: SelectionConfig = field(default_factory=SelectionConfig)
+    preferences: PreferencesConfig = field(default_factory=PreferencesConfig)
     sync: SyncConfig = field(default_factory=SyncConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)

@@ -11,7 +11,7 @@ import zlib
 from pathlib import PurePosixPath
 from typing import Any, Protocol
 
-from r1ray.config.schema import DatasetConfig
+from r1ray.config.data_sections import DatasetConfig
 from r1ray.data.embedded.registry import TASKS
 from r1ray.data.records import Record
 from r1ray.data.tables import nearest, open_table, read_record

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from r1ray.config.schema import ColumnsConfig, DatasetConfig
+from r1ray.config.data_sections import ColumnsConfig, DatasetConfig
 from r1ray.data.records import Record
 from r1ray.errors import DataError
 

@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -141,8 +141,13 @@ def running_ray() -> str | None:
         return None
 
 
-def plan_placement(config: Config) -> Placement:
+def plan_placement(config: Config, *, rollout: bool = True, learner: bool = True) -> Placement:
     """Resolve devices and reserve resources.
+
+    Args:
+        config: of the run.
+        rollout: whether the run samples; if not, no worker is placed.
+        learner: whether it trains; if not, no learner process is placed.
 
     Raises:
         ClusterError: the cluster has not enough GPUs.
@@ -151,7 +156,10 @@ def plan_placement(config: Config) -> Placement:
     device = config.cluster.device
     if device == "auto":
         device = "cuda" if ray.cluster_resources().get("GPU", 0) >= 1 else "cpu"
-    return _on_gpus(config) if device == "cuda" else _on_cpu(config)
+    if device == "cpu":
+        whole = _on_cpu(config)
+        return replace(whole, rollout=whole.rollout if rollout else (), learner=whole.learner if learner else ())
+    return _on_gpus(config) if rollout and learner else _alone_on_gpus(config, rollout=rollout)
 
 
 def _on_cpu(config: Config) -> Placement:
@@ -231,6 +239,21 @@ def _on_gpus(config: Config) -> Placement:
             WorkerPlacement(_actor_options(group, first + i, rollout_gpus)) for i in range(config.rollout.num_workers)
         ),
         learner=tuple((_actor_options(group, i, share), ()) for i in range(config.learner.num_processes)),
+        group=group,
+    )
+
+
+def _alone_on_gpus(config: Config, *, rollout: bool) -> Placement:
+    """Give GPUs to rollout workers or learners where a run has no others."""
+    gpus = float(config.rollout.tensor_parallel) if rollout else 1.0
+    count = config.rollout.num_workers if rollout else config.learner.num_processes
+    group = _reserve([{"GPU": gpus, "CPU": 1.0}] * count, config)
+    options = [_actor_options(group, index, gpus) for index in range(count)]
+    return Placement(
+        device="cuda",
+        sync_backend="gloo" if config.rollout.engine == "transformers" else "nccl",
+        rollout=tuple(map(WorkerPlacement, options)) if rollout else (),
+        learner=() if rollout else tuple((each, ()) for each in options),
         group=group,
     )
 

@@ -33,11 +33,9 @@ from r1ray.learner.pool import LearnerPool
 from r1ray.learner.protocol import LearnerOptions
 from r1ray.models.locate import locate_model
 from r1ray.models.tokenizer import load_tokenizer
-from r1ray.rewards.pool import GraderPool
 from r1ray.rewards.registry import check_judges, check_prompts, check_rewards
 from r1ray.rewards.terms import reward_weights
-from r1ray.rollout.pool import RolloutPool
-from r1ray.rollout.protocol import EngineOptions
+from r1ray.stages.sampling import start_sampling
 from r1ray.tracking.console import RunConsole
 from r1ray.tracking.events import EventLog
 from r1ray.tracking.metrics import MetricsLog
@@ -198,37 +196,18 @@ def _start_parts(config: Config, inputs: Inputs, *, stack: ExitStack, console: R
     learner = LearnerPool(_learner_options(config, inputs, placement), placement.learner)
     stack.callback(learner.shutdown)
     learner.start()
-    rollout = RolloutPool(
-        config.rollout.engine,
-        _engine_options(config, inputs, placement),
-        placement.rollout,
-        start_timeout_s=config.rollout.start_timeout_s,
-        max_restarts=config.rollout.max_restarts,
-        on_event=events.write,
-    )
-    stack.callback(rollout.shutdown)
-    graders = GraderPool(
-        config.rewards,
-        config.sandbox,
-        on_event=events.write,
-        num_cpus_per_worker=1.0 if placement.device == "cuda" else 0.0,
-    )
-    stack.callback(graders.shutdown)
-    rollout.start()
+    pools = start_sampling(config, inputs.model_path, placement, stack=stack, on_event=events.write)
     learner.wait_started()
     weights = WeightSync(
         learner,
-        rollout,
+        pools.rollout,
         probe_ids=_probe(inputs),
         tolerance=config.sync.probe_tolerance or DEFAULT_TOLERANCE[config.model.dtype],
         ranks_per_worker=config.rollout.tensor_parallel,
         timeout_s=config.sync.timeout_s,
     )
-    stream = CompletionStream(
-        rollout,
-        graders,
-        group_timeout_s=config.rollout.group_timeout_s,
-        max_error_fraction=config.rewards.max_error_fraction,
+    stream = pools.stream(
+        config,
         recover_rollout=weights.recover,
         on_event=events.write,
         interrupted=interrupt.is_set,
@@ -243,28 +222,6 @@ def _probe(inputs: Inputs) -> tuple[int, ...]:
     if len(ids) < 2:
         raise ConfigError("the first held-out prompt has fewer than 2 tokens: the sync probe needs a longer one")
     return ids
-
-
-def _engine_options(config: Config, inputs: Inputs, placement: Placement) -> EngineOptions:
-    r = config.rollout
-    longest = max(r.max_completion_tokens, config.eval.max_completion_tokens or 0)
-    return EngineOptions(
-        model_path=inputs.model_path,
-        revision=config.model.revision,
-        dtype=config.model.dtype,
-        device=placement.device,
-        sync_backend=placement.sync_backend,
-        max_model_tokens=config.data.max_prompt_tokens + longest,
-        max_num_seqs=r.max_num_seqs,
-        tensor_parallel=r.tensor_parallel,
-        gpu_memory_fraction=r.gpu_memory_fraction,
-        cpu_kv_cache_bytes=r.cpu_kv_cache_bytes,
-        enforce_eager=r.enforce_eager,
-        trust_remote_code=config.model.trust_remote_code,
-        cores=(),
-        worker="",
-        fp32_lm_head=config.learner.fp32_lm_head,
-    )
 
 
 def _learner_options(config: Config, inputs: Inputs, placement: Placement) -> LearnerOptions:

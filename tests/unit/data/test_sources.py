@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from r1ray.config.schema import ColumnsConfig, DatasetConfig
+from r1ray.config.data_sections import ColumnsConfig, DatasetConfig
 from r1ray.data.embedded.arithmetic import arithmetic
 from r1ray.data.records import Record
 from r1ray.data.sources import generator_seed, open_source
