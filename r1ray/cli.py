@@ -8,9 +8,10 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from r1ray import __version__
 from r1ray.config.load import load_config, to_yaml
@@ -113,6 +114,79 @@ def report(run: Annotated[str, typer.Argument(help="run directory", metavar="RUN
     if not run_dir.exists():
         raise _no_run(run)
     typer.echo(write_report(run_dir))
+
+
+class _RunByDefault(typer.core.TyperGroup):
+    """Takes `pipeline CONFIG` for `pipeline run CONFIG`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Put `run` before anything that is not a command."""
+        return super().resolve_command(ctx, args if args[0] in self.commands else ["run", *args])
+
+
+pipeline_app = typer.Typer(
+    cls=_RunByDefault,
+    no_args_is_help=True,
+    help="Run all stages of a pipeline (`r1ray pipeline CONFIG`), or say how it stands.",
+    # Options may come before the file's name: they belong to `run`.
+    context_settings={"ignore_unknown_options": True},
+)
+app.add_typer(pipeline_app, name="pipeline")
+PipelinePath = Annotated[Path, typer.Argument(help="YAML file, e.g. conf/r1/tiny.yaml", metavar="CONFIG")]
+PipelineOverrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="dotted overrides, e.g. seed=1 stages.r1_zero.set.train.steps=10", metavar="[KEY=VALUE]..."),
+]
+
+
+@pipeline_app.command("run")
+def run_pipeline_command(
+    config: PipelinePath,
+    overrides: PipelineOverrides = None,
+    first: Annotated[
+        str | None, typer.Option("--from", help="do this stage and all that depend on it anew", metavar="STAGE")
+    ] = None,
+    only: Annotated[str | None, typer.Option("--only", help="run no stage but this", metavar="STAGE")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="check everything and say what would be done")] = False,
+) -> None:
+    """Run all stages; what is done is skipped, what is half done goes on."""
+    from rich.console import Console
+
+    from r1ray.pipeline.spec import load_pipeline
+
+    pipeline = load_pipeline(config, overrides or [])
+    console = Console(highlight=False)
+    from r1ray.pipeline.run import plan, run_pipeline
+    from r1ray.pipeline.status import status_table
+
+    if dry_run:
+        rows = plan(pipeline, first=first, only=only)
+        states = {stage.name: state for stage, state, _ in rows}
+        console.print(status_table(pipeline, states, intentions={stage.name: what for stage, _, what in rows}))
+        return
+    report = run_pipeline(pipeline, first=first, only=only, say=lambda text: console.print(text, style="bold"))
+    console.print(f"report: {report}", soft_wrap=True)
+
+
+@pipeline_app.command("status")
+def pipeline_status(
+    config: PipelinePath,
+    overrides: PipelineOverrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="for tools")] = False,
+) -> None:
+    """Show the graph of stages and how far each is."""
+    from rich.console import Console
+
+    from r1ray.pipeline.spec import load_pipeline
+    from r1ray.pipeline.state import Inspector
+    from r1ray.pipeline.status import states_as_json, status_table
+
+    pipeline = load_pipeline(config, overrides or [])
+    states = Inspector(pipeline).all()
+    if as_json:
+        typer.echo(states_as_json(pipeline, states))
+    else:
+        Console(highlight=False).print(status_table(pipeline, states))
 
 
 def _no_run(run: str) -> R1RayError:

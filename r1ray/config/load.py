@@ -21,6 +21,8 @@ from r1ray.config.validate import validate
 from r1ray.errors import ConfigError
 
 EXTENDS = "extends"
+# Where values come from, for messages, and the values.
+Layer = tuple[str, DictConfig]
 
 
 def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
@@ -33,11 +35,20 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
     Raises:
         ConfigError: missing file, bad YAML, unknown key, wrong type or impossible combination.
     """
+    files = file_layers(Path(path)) if path is not None else []
+    return compose([*files, *override_layers(overrides)])
+
+
+def compose(layers: Sequence[Layer]) -> Config:
+    """Return the resolved and validated configuration of layers of values, of which the later wins.
+
+    Raises:
+        ConfigError: unknown key, wrong type or impossible combination.
+    """
     schema = OmegaConf.structured(Config)
     merged = schema
-    files = _file_layers(Path(path)) if path is not None else []
-    for source, layer in [*files, *_override_layers(overrides)]:
-        _refuse_unknown_keys(layer, schema, source=source)
+    for source, layer in layers:
+        refuse_unknown_keys(layer, schema, source=source)
         try:
             merged = OmegaConf.merge(merged, layer)
         except OmegaConfBaseException as error:
@@ -45,7 +56,7 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
     try:
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
-        raise ConfigError(_type_message(error, str(path or "defaults"))) from None
+        raise ConfigError(_type_message(error, layers[0][0] if layers else "defaults")) from None
     assert isinstance(config, Config)
     validate(config)
     return config
@@ -56,8 +67,12 @@ def to_yaml(config: Config) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True)
 
 
-def _file_layers(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[str, DictConfig]]:
-    """Return the file's layers, those it extends first."""
+def file_layers(path: Path, seen: tuple[Path, ...] = ()) -> list[Layer]:
+    """Return the file's layers, those it extends first.
+
+    Raises:
+        ConfigError: it is not there, is no YAML, or extends itself.
+    """
     if path.resolve() in seen:
         raise ConfigError(f"{path}: `extends` runs in a circle: {' -> '.join(str(p) for p in (*seen, path.resolve()))}")
     if not path.is_file():
@@ -72,7 +87,7 @@ def _file_layers(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[str, Dic
     below = [
         found
         for base in ([bases] if isinstance(bases, str) else bases)
-        for found in _file_layers(path.parent / str(base), (*seen, path.resolve()))
+        for found in file_layers(path.parent / str(base), (*seen, path.resolve()))
     ]
     return [*below, (str(path), layer)]
 
@@ -86,11 +101,16 @@ def _nearby_files(path: Path) -> str:
     )
 
 
-def _override_layers(overrides: Sequence[str]) -> list[tuple[str, DictConfig]]:
-    layers: list[tuple[str, DictConfig]] = []
+def override_layers(overrides: Sequence[str]) -> list[Layer]:
+    """Return a layer for each `key=value`, and those of each YAML file among them.
+
+    Raises:
+        ConfigError: one is neither.
+    """
+    layers: list[Layer] = []
     for override in overrides:
         if override.endswith((".yaml", ".yml")) and "=" not in override:
-            layers += _file_layers(Path(override))
+            layers += file_layers(Path(override))
             continue
         key, equals, _ = override.partition("=")
         if not equals or not key or key.startswith("-"):
@@ -104,21 +124,26 @@ def _override_layers(overrides: Sequence[str]) -> list[tuple[str, DictConfig]]:
     return layers
 
 
-def _refuse_unknown_keys(layer: Any, schema: Any, *, source: str, prefix: str = "") -> None:
-    """Compare keys before values, so that one message names the key and its neighbour."""
+def refuse_unknown_keys(layer: Any, schema: Any, *, source: str, prefix: str = "", root: Any = None) -> None:
+    """Compare keys before values, so that one message names the key and its neighbour.
+
+    Raises:
+        ConfigError: `layer` has a key that `schema` has not.
+    """
     if not isinstance(layer, DictConfig) or not isinstance(schema, DictConfig) or not len(schema):
         return
     known = list(schema.keys())
     for key in map(str, layer):
         name = f"{prefix}{key}"
         if key not in known:
-            raise ConfigError(f"{source}: unknown key {name}{_suggestion(name, schema_keys())}")
+            raise ConfigError(f"{source}: unknown key {name}{_suggestion(name, schema_keys(root or schema))}")
         if not OmegaConf.is_missing(layer, key):
-            _refuse_unknown_keys(layer._get_node(key), schema._get_node(key), source=source, prefix=f"{name}.")
+            inner, known_inner = layer._get_node(key), schema._get_node(key)
+            refuse_unknown_keys(inner, known_inner, source=source, prefix=f"{name}.", root=root or schema)
 
 
-def schema_keys() -> list[str]:
-    """Return every dotted key of the schema."""
+def schema_keys(schema: DictConfig) -> list[str]:
+    """Return every dotted key of a schema."""
 
     def walk(node: DictConfig, prefix: str) -> list[str]:
         names = []
@@ -129,7 +154,7 @@ def schema_keys() -> list[str]:
                 names += walk(child, f"{prefix}{key}.")
         return names
 
-    return walk(OmegaConf.structured(Config), "")
+    return walk(schema, "")
 
 
 def _suggestion(name: str, known: Sequence[str]) -> str:

@@ -40,8 +40,8 @@ class PromptCursor:
         self._position = 0
         self._order = self._epoch_order()
 
-    def take(self, n: int) -> list[Prompt]:
-        """Return the next n prompts; more than an epoch holds repeats records.
+    def take(self, n: int, *, step: int = 0) -> list[Prompt]:
+        """Return the next n prompts, whatever the step; more than an epoch holds repeats records.
 
         Raises:
             DataError: no prompt of the dataset is short enough.
@@ -68,9 +68,9 @@ class PromptCursor:
         """
         here = self.state()
         for key in _IDENTITY:
-            if state[key] != here[key]:
+            if state.get(key) != here[key]:
                 raise DataError(
-                    f"the checkpoint's data {key} is {state[key]}, the config's {here[key]}: "
+                    f"the checkpoint's data {key} is {state.get(key)}, the config's {here[key]}: "
                     "resume with the data the run began with, or start a new run"
                 )
         self.epoch = state["epoch"]

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import operator
 import zlib
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any, Protocol
 
-from r1ray.config.data_sections import DatasetConfig
+from r1ray.config.data_sections import DatasetConfig, SourceConfig
 from r1ray.data.embedded.registry import TASKS
 from r1ray.data.records import Record
 from r1ray.data.tables import nearest, open_table, read_record
@@ -33,13 +34,15 @@ class PromptSource(Protocol):
         """Return the record at `index`, 0 <= index < size."""
 
 
-def open_source(config: DatasetConfig) -> PromptSource:
-    """Open a dataset.
+def open_source(config: SourceConfig) -> PromptSource:
+    """Open a dataset; one with parts is all of them, one after the other.
 
     Raises:
         DataError: the task, generator, file, split or column is not there, the dataset is empty, or an
             id is not unique.
     """
+    if isinstance(config, DatasetConfig) and config.parts:
+        return JoinedSource([open_source(part) for part in config.parts])
     if config.source == "embedded":
         return EmbeddedSource(config)
     if config.source == "reasoning_gym":
@@ -47,10 +50,36 @@ def open_source(config: DatasetConfig) -> PromptSource:
     return TableSource(config)
 
 
+class JoinedSource:
+    """Several sources, one after the other; endless if one of them is, and then not to be read by index."""
+
+    def __init__(self, parts: Sequence[PromptSource]) -> None:
+        """Join the parts in their order."""
+        self._parts = parts
+        sizes = [part.size for part in parts]
+        self.size = None if None in sizes else sum(size for size in sizes if size is not None)
+
+    def __getitem__(self, index: int) -> Record:
+        """Return the record at `index`, counted through all parts.
+
+        Raises:
+            DataError: a part never ends.
+        """
+        if self.size is None:
+            raise DataError("every part must have an end to be read in order: set the size of each")
+        index = _checked(index, self.size)
+        for part in self._parts:
+            assert part.size is not None, "else there were no size"
+            if index < part.size:
+                return part[index]
+            index -= part.size
+        raise AssertionError("the index was checked")
+
+
 class EmbeddedSource:
     """A task that ships with r1ray; endless unless `size` is set."""
 
-    def __init__(self, config: DatasetConfig) -> None:
+    def __init__(self, config: SourceConfig) -> None:
         """Look the task up and try its first question.
 
         Raises:
@@ -73,7 +102,7 @@ class EmbeddedSource:
 class ReasoningGymSource:
     """A generator of reasoning_gym; its questions depend on nothing but name, seed, options and index."""
 
-    def __init__(self, config: DatasetConfig) -> None:
+    def __init__(self, config: SourceConfig) -> None:
         """Create the generator.
 
         Raises:
@@ -122,7 +151,7 @@ class ReasoningGymSource:
 class TableSource:
     """Rows of a jsonl or parquet file or of a Hugging Face dataset."""
 
-    def __init__(self, config: DatasetConfig) -> None:
+    def __init__(self, config: SourceConfig) -> None:
         """Read the table and check its columns and ids.
 
         Raises:
@@ -175,7 +204,7 @@ def generator_seed(seed: int, split: str) -> int:
     return seed if split == "train" else seed + 2**29 + zlib.crc32(split.encode()) % 2**29
 
 
-def _prompt_id(config: DatasetConfig, index: int) -> str:
+def _prompt_id(config: SourceConfig, index: int) -> str:
     name = PurePosixPath(config.name).name if config.source in ("jsonl", "parquet") else config.name
     return f"{name}/{config.split}/{index}"
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from r1ray.config.data_sections import ColumnsConfig, DatasetConfig
+from r1ray.config.data_sections import ColumnsConfig, SourceConfig
 from r1ray.data.records import Record
 from r1ray.errors import DataError
 
@@ -94,13 +94,13 @@ class JsonTable:
         return dict(self._rows[index])
 
 
-def open_table(config: DatasetConfig) -> Table:
+def open_table(config: SourceConfig) -> Table:
     """Read the first `size` rows of a jsonl, parquet or hf dataset, or all of them.
 
     Raises:
         DataError: there is no such file, dataset or split, or it cannot be read.
     """
-    readers: Mapping[str, Callable[[DatasetConfig], Table]] = {
+    readers: Mapping[str, Callable[[SourceConfig], Table]] = {
         "jsonl": _read_jsonl,
         "parquet": _read_parquet,
         "hf": _read_hf,
@@ -155,7 +155,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f": did you mean {lowered[near[0]]!r}?" if near else ""
 
 
-def _read_jsonl(config: DatasetConfig) -> JsonTable:
+def _read_jsonl(config: SourceConfig) -> JsonTable:
     import fsspec
 
     rows: list[dict[str, Any]] = []
@@ -179,7 +179,7 @@ def _parse_lines(lines: Iterable[str]) -> Iterator[tuple[int, Any]]:
             raise ValueError(f"line {number} is not JSON: {error}") from error
 
 
-def _read_parquet(config: DatasetConfig) -> ArrowTable:
+def _read_parquet(config: SourceConfig) -> ArrowTable:
     import pyarrow.dataset
     from fsspec.core import url_to_fs
 
@@ -190,7 +190,7 @@ def _read_parquet(config: DatasetConfig) -> ArrowTable:
     return ArrowTable(stored.to_table() if config.size is None else stored.head(config.size))
 
 
-def _read_hf(config: DatasetConfig) -> ArrowTable:
+def _read_hf(config: SourceConfig) -> ArrowTable:
     import datasets
 
     if Path(config.name).is_dir() and _is_saved(Path(config.name)):
@@ -207,7 +207,7 @@ def _is_saved(directory: Path) -> bool:
     return any((directory / name).is_file() for name in ("state.json", "dataset_dict.json"))
 
 
-def _pick_split(stored: Any, config: DatasetConfig) -> Any:
+def _pick_split(stored: Any, config: SourceConfig) -> Any:
     """Return the asked split of a saved dataset, which holds several or is one."""
     if not isinstance(stored, dict):
         # A dataset made in memory has no split name; it is what the config says it is.

@@ -17,7 +17,7 @@ from typing import Any
 
 from r1ray.checkpoint import CheckpointStore, RunState
 from r1ray.config.schema import Config
-from r1ray.data.cursor import PromptCursor
+from r1ray.data.mixture import Cursor
 from r1ray.driver.batch import (
     PreparedGroup,
     make_sample,
@@ -62,7 +62,7 @@ class GrpoLoop:
         self,
         config: Config,
         *,
-        cursor: PromptCursor,
+        cursor: Cursor,
         stream: CompletionStream,
         learner: LearnerPool,
         weights: WeightSync,
@@ -149,14 +149,15 @@ class GrpoLoop:
             and self.step + ahead * train.steps_per_rollout < train.steps
         ):
             cursor = self.cursor.state()
-            prompts = self.cursor.take(train.num_prompts_per_step * train.steps_per_rollout)
+            step = self.step + ahead * train.steps_per_rollout
+            prompts = self.cursor.take(train.num_prompts_per_step * train.steps_per_rollout, step=step)
             requests = make_requests(
                 prompts,
                 namespace=f"train/{self.next_phase}",
                 seed=self.config.run.seed,
                 group_size=self.config.rollout.group_size,
                 sampling=self.sampling,
-                step=self.step + ahead * train.steps_per_rollout,
+                step=step,
             )
             self.phases.append(Phase(self.next_phase, cursor, self.stream.open(requests)))
             self.next_phase += 1

@@ -169,7 +169,8 @@ def _phase_metrics(stats: _PhaseStats) -> dict[str, float]:
     values["train/completion_tokens_mean"] = values["rollout/completion_tokens"] / count
     values["train/truncated_fraction"] = sum(g.completion.finish_reason == "length" for g in stats.graded) / count
     values["train/dropped_groups"] = float(stats.dropped)
-    values["train/accuracy_mean"] = sum(g.grade.verdict is Verdict.CORRECT for g in stats.graded) / count
+    answerable = [g for g in stats.graded if "accuracy" in g.grade.breakdown] or stats.graded
+    values["train/accuracy_mean"] = sum(g.grade.verdict is Verdict.CORRECT for g in answerable) / len(answerable)
     for verdict in (Verdict.UNPARSEABLE, Verdict.TIMEOUT):
         values[f"grade/{verdict.value}_fraction"] = sum(g.grade.verdict is verdict for g in stats.graded) / count
     values["grade/error_fraction"] = stats.errors / (count + stats.errors)

@@ -50,6 +50,23 @@ def _seed(run_seed: int, group_id: str, sample_index: int) -> int:
     return int.from_bytes(digest[:4], "big") >> 1
 
 
+def sample_groups(
+    stream: CompletionStream,
+    seed: int,
+    prompts: Sequence[Prompt],
+    sampling: SamplingParams,
+    group_size: int,
+    step: int,
+    *,
+    on_group: Callable[[Group], None] = lambda group: None,
+) -> Iterator[Group]:
+    """Yield graded groups of held-out prompts, always by the same seeds; `on_group` sees each as well."""
+    requests = make_requests(prompts, namespace="eval", seed=seed, group_size=group_size, sampling=sampling, step=step)
+    for group in stream.groups(stream.open(requests)):
+        on_group(group)
+        yield group
+
+
 class CompletionStream:
     """Connects the rollout pool, the grader pool and the open buffers."""
 

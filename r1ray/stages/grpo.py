@@ -7,7 +7,6 @@ Whatever happens after that, actors are stopped and the report is written.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -18,14 +17,14 @@ import ray
 from r1ray.checkpoint import CheckpointStore, RunState
 from r1ray.config.load import to_yaml
 from r1ray.config.schema import Config
-from r1ray.data.cursor import PromptCursor
+from r1ray.data.mixture import Cursor, open_cursor
 from r1ray.data.prompts import PromptBuilder
 from r1ray.data.sources import open_source
 from r1ray.driver.interrupt import InterruptFlag
 from r1ray.driver.loop import GrpoLoop
 from r1ray.driver.placement import Placement, attach_ray, plan_placement
 from r1ray.driver.record import StepRecorder
-from r1ray.driver.stream import CompletionStream, make_requests
+from r1ray.driver.stream import CompletionStream, sample_groups
 from r1ray.driver.supervise import DEFAULT_TOLERANCE, LearnerRecovery, WeightSync
 from r1ray.errors import ConfigError, Interrupted
 from r1ray.evaluation.evaluate import HeldOutEvaluation
@@ -44,7 +43,7 @@ from r1ray.tracking.rollouts import RolloutLog
 from r1ray.tracking.run_dir import CONFIG_FILE, RunDirectory
 from r1ray.tracking.sinks import open_sinks
 from r1ray.tracking.summary import Summary, build_summary, write_summary
-from r1ray.types import Group, Prompt, SamplingParams
+from r1ray.types import Prompt
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +55,7 @@ class Inputs:
     """What is known before Ray starts."""
 
     model_path: str
-    cursor: PromptCursor
+    cursor: Cursor
     held_out: list[Prompt]
 
 
@@ -115,7 +114,7 @@ def train_grpo(config: Config) -> Summary:
                 inputs.held_out,
                 config.eval,
                 config.rollout,
-                sample=partial(_sample, parts.stream, config.run.seed),
+                sample=partial(sample_groups, parts.stream, config.run.seed),
                 timers=recorder.timers,
             )
             recorder.start_clock()
@@ -164,17 +163,10 @@ def _prepare_inputs(config: Config) -> Inputs:
     tokenizer = load_tokenizer(model_path, config.model.revision, config.model.trust_remote_code)
     builder = PromptBuilder(tokenizer, config.template, config.data.max_prompt_tokens)
     held_out = builder.build_all(open_source(config.data.eval))
-    cursor = PromptCursor(open_source(config.data.train), builder, config.run.seed, config.data.shuffle)
+    cursor = open_cursor(config.data.train, builder, seed=config.run.seed, shuffle=config.data.shuffle)
     check_prompts(config.rewards, held_out)
     check_judges(config.rewards, config.sandbox)
     return Inputs(model_path, cursor, held_out)
-
-
-def _sample(
-    stream: CompletionStream, seed: int, prompts: Sequence[Prompt], sampling: SamplingParams, group_size: int, step: int
-) -> Iterable[Group]:
-    requests = make_requests(prompts, namespace="eval", seed=seed, group_size=group_size, sampling=sampling, step=step)
-    return stream.groups(stream.open(requests))
 
 
 @dataclass(frozen=True, slots=True)

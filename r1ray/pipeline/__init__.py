@@ -1,0 +1,1 @@
+"""The pipeline: named stages, what they take from each other, and going on where it stopped."""

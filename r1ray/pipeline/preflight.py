@@ -1,0 +1,118 @@
+"""What can be known to be wrong before a pipeline spends anything: references, data, models, rewards, endpoints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from r1ray.config.data_sections import DatasetConfig, SourceConfig
+from r1ray.config.schema import Config
+from r1ray.data.sources import open_source
+from r1ray.errors import ConfigError, ModelError, R1RayError
+from r1ray.models.locate import locate_model
+from r1ray.pipeline.references import OUTPUT_KINDS, SCHEME, references, stray_references
+from r1ray.pipeline.spec import Pipeline, Stage
+from r1ray.rewards.registry import check_judges, check_rewards
+
+_CAUSAL = "ForCausalLM"
+_CLASSIFIER = "ForSequenceClassification"
+
+
+def check_pipeline(pipeline: Pipeline, stages: Sequence[Stage]) -> None:
+    """Check all references, and what the given stages take from outside of the pipeline.
+
+    Raises:
+        R1RayError: the first thing found wrong, with the stage it is in.
+    """
+    made: dict[str, str] = {}
+    for stage in pipeline.stages:
+        _check_references(stage, made)
+        made[stage.name] = OUTPUT_KINDS[stage.config.stage]
+    for stage in stages:
+        check_stage_inputs(stage.name, stage.config)
+
+
+def _check_references(stage: Stage, made: dict[str, str]) -> None:
+    for reference in references(stage.config):
+        name = reference.stage
+        if name is None:
+            continue
+        if name not in made:
+            raise ConfigError(
+                f"stage {stage.name}: {reference.key} must name an earlier stage, one of {', '.join(made) or 'none'}, "
+                f"got {reference.value}"
+            )
+        if made[name] != reference.kind:
+            raise ConfigError(
+                f"stage {stage.name}: {reference.key} must be a {reference.kind}, but {name} makes a {made[name]}"
+            )
+    if stray := stray_references(stage.config):
+        raise ConfigError(
+            f"stage {stage.name}: {stray[0]} stands where no output of a stage can: model.path, the name of a dataset, "
+            "and the options model and prompt_file of rewards can hold one"
+        )
+
+
+def check_stage_inputs(name: str, config: Config) -> None:
+    """Check what a stage takes from outside, as far as it is there already.
+
+    Raises:
+        R1RayError: as the stage itself would, with its name.
+    """
+    try:
+        _check_models(config)
+        for dataset in _datasets(config):
+            sources: Sequence[SourceConfig] = dataset.parts or [dataset]
+            for source in sources:
+                if not source.name.startswith(SCHEME):
+                    open_source(source)
+        if config.stage not in ("sft", "reward_model") and not _awaits_rewards(config):
+            check_rewards(config.rewards, config.sandbox)
+            check_judges(config.rewards, config.sandbox)
+    except R1RayError as error:
+        raise type(error)(f"stage {name}: {error}") from error
+
+
+def _datasets(config: Config) -> list[DatasetConfig]:
+    datasets = [] if config.stage == "evaluate" else [config.data.train]
+    if config.stage in ("grpo", "evaluate"):
+        datasets.append(config.data.eval)
+    if config.stage in ("rejection", "cold_start"):
+        datasets += [*config.selection.general, *config.selection.decontaminate]
+    return datasets
+
+
+def _awaits_rewards(config: Config) -> bool:
+    return any(SCHEME in str(term.options.get("model", "")) for term in config.rewards.terms)
+
+
+def _check_models(config: Config) -> None:
+    if not config.model.path.startswith(SCHEME):
+        check_architecture("model.path", locate_model(config.model.path, config.model.revision), _CAUSAL)
+    for term in config.rewards.terms:
+        path = str(term.options.get("model", ""))
+        if term.name == "reward_model" and not path.startswith(SCHEME):
+            check_architecture("option model of reward reward_model", locate_model(path), _CLASSIFIER)
+
+
+def check_architecture(key: str, located: str, wanted: str) -> None:
+    """Refuse a local checkpoint of another kind.
+
+    Args:
+        key: where it is named, for the message.
+        located: directory, or a hub id, which is not looked at.
+        wanted: how the class's name ends.
+
+    Raises:
+        ModelError: it is of another kind.
+    """
+    file = Path(located) / "config.json"
+    if not file.is_file():
+        return
+    architectures = json.loads(file.read_text()).get("architectures") or []
+    if architectures and not any(str(name).endswith(wanted) for name in architectures):
+        raise ModelError(
+            f"{key} must be a {'language model' if wanted == _CAUSAL else 'reward model'} (..{wanted}), got "
+            f"{', '.join(architectures)} in {located}"
+        )
