@@ -1,0 +1,55 @@
+"""What is refused before anything is spent: data, models, rewards of a stage."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from r1ray.config.load import load_config
+from r1ray.config.schema import Config
+from r1ray.errors import DataError, GraderError, ModelError
+from r1ray.pipeline.preflight import check_stage_inputs
+
+QUICKSTART = Path(__file__).parents[3] / "conf" / "quickstart.yaml"
+
+
+def config(*overrides: str) -> Config:
+    return load_config(QUICKSTART, overrides)
+
+
+def model(folder: Path, architecture: str) -> str:
+    (folder / "config.json").write_text(json.dumps({"architectures": [architecture]}))
+    return str(folder)
+
+
+def test_a_stage_with_all_it_needs_passes() -> None:
+    check_stage_inputs("zero", config())
+
+
+def test_outputs_that_are_still_to_be_made_are_not_looked_for() -> None:
+    terms = "rewards.terms=[{name: reward_model, options: {model: 'artifact://judge'}}]"
+    check_stage_inputs("late", config("model.path=artifact://zero", terms))
+
+
+@pytest.mark.parametrize("key", ["data.train", "data.eval"])
+def test_missing_data_is_named_with_its_stage(key: str) -> None:
+    with pytest.raises(DataError, match=r"stage zero: .*nowhere\.jsonl"):
+        check_stage_inputs("zero", config(f"{key}.source=jsonl", f"{key}.name=nowhere.jsonl"))
+
+
+def test_a_reward_model_is_no_policy(tmp_path: Path) -> None:
+    path = model(tmp_path, "Qwen3ForSequenceClassification")
+    with pytest.raises(ModelError, match=r"stage zero: model\.path must be a language model .*Qwen3ForSequence"):
+        check_stage_inputs("zero", config(f"model.path={path}"))
+
+
+def test_a_policy_is_no_reward_model(tmp_path: Path) -> None:
+    path = model(tmp_path, "Qwen3ForCausalLM")
+    with pytest.raises(ModelError, match=r"must be a reward model .*Qwen3ForCausalLM"):
+        check_stage_inputs("zero", config(f"rewards.terms=[{{name: reward_model, options: {{model: '{path}'}}}}]"))
+
+
+def test_an_endpoint_that_is_down_is_noticed() -> None:
+    options = "{base_url: 'http://127.0.0.1:9/v1', model: judge, max_retries: 0, timeout_s: 2}"
+    with pytest.raises(GraderError, match="stage zero: "):
+        check_stage_inputs("zero", config(f"rewards.terms=[{{name: llm_judge, options: {options}}}]"))
