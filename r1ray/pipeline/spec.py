@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from r1ray.config.load import Layer, compose, file_layers, override_layers, refuse_unknown_keys
 from r1ray.config.schema import Config
 from r1ray.errors import ConfigError
+from r1ray.pipeline.references import references
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 RESERVED = ("superseded",)
@@ -149,26 +150,35 @@ def _files_beside(layer: DictConfig, source: str) -> DictConfig:
 
 
 def _stages(spec: Any, directory: Path) -> list[Stage]:
-    stages: list[Stage] = []
-    evaluated = {model.stage: model for model in spec.evaluation.models if model.stage is not None}
-    for model in spec.evaluation.models:
-        if model.stage is None:
-            stages.append(_evaluation(spec, model, directory))
-    for name, section in spec.stages.items():
+    """Return stages and evaluations in the order of the YAML, but each after those that it needs."""
+    for name in spec.stages:
         if not _NAME.fullmatch(name) or name in RESERVED:
             raise ConfigError(f"stages: a name must be lower-case letters, digits, _ - and ., got {name!r}")
-        config = _compose(spec, name, section.config, section.set, directory / name)
-        stages.append(Stage(name, config, directory / name))
-        if name in evaluated:
-            stages.append(_evaluation(spec, evaluated.pop(name), directory))
-    if evaluated:
-        unknown = ", ".join(map(str, evaluated))
-        raise ConfigError(f"evaluation.models: stage must be one of {', '.join(spec.stages)}, got {unknown}")
-    names = [stage.name for stage in stages]
+    for model in spec.evaluation.models:
+        if model.stage is not None and model.stage not in spec.stages:
+            raise ConfigError(f"evaluation.models: stage must be one of {', '.join(spec.stages)}, got {model.stage}")
+    evaluations = [_evaluation(spec, model, directory) for model in spec.evaluation.models]
+    names = [*spec.stages, *(stage.name for stage in evaluations)]
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"two stages are named {name!r}: names of models and stages must differ")
-    return stages
+    makers = [
+        Stage(name, _compose(spec, name, section.config, section.set, directory / name), directory / name)
+        for name, section in spec.stages.items()
+    ]
+    return _ordered(evaluations, makers)
+
+
+def _ordered(evaluations: list[Stage], makers: list[Stage]) -> list[Stage]:
+    """Put each stage after those that it needs, evaluations as early as they can be."""
+    waiting, ordered = [*evaluations, *makers], list[Stage]()
+    made: set[str | None] = {None}
+    while ready := next((s for s in waiting if {r.stage for r in references(s.config)} <= made), None):
+        waiting.remove(ready)
+        ordered.append(ready)
+        made.add(ready.name)
+    # What is left needs a stage that is not there, or itself, which is said where references are checked.
+    return [*ordered, *waiting]
 
 
 def _evaluation(spec: Any, model: Any, directory: Path) -> Stage:

@@ -39,6 +39,14 @@ def test_models_are_evaluated_right_after_their_stage_and_others_first(lab) -> N
     assert stages[2].config.model.path == "artifact://zero"
 
 
+def test_an_evaluation_waits_for_the_reward_model_that_it_measures_with(lab) -> None:
+    lab.values["stages"]["judge"] = {"set": {"stage": "reward_model", "model": {"path": "artifact://zero"}}}
+    terms = [{"name": "reward_model", "options": {"model": "artifact://judge"}}]
+    lab.values["stages"]["judge"]["set"] |= {"reward_model": {"max_tokens": 256}}
+    lab.values["evaluation"]["set"] = {"rewards": {"terms": terms}}
+    assert [stage.name for stage in lab.load().stages] == ["zero", "pick", "dev", "judge", "evaluate_zero"]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -92,3 +100,9 @@ def test_reading_a_pipeline_imports_nothing_heavy(lab) -> None:
         "assert not {'torch', 'ray', 'transformers', 'vllm'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_a_stage_listed_before_what_it_needs_comes_after_it(lab) -> None:
+    lab.values["stages"]["zero"] = {"set": {"model": {"path": "artifact://base"}}}
+    lab.values["stages"]["base"] = {}
+    assert [stage.name for stage in lab.load().stages] == ["base", "zero", "evaluate_zero", "pick", "dev"]
