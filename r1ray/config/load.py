@@ -21,6 +21,7 @@ from r1ray.config.validate import validate
 from r1ray.errors import ConfigError
 
 EXTENDS = "extends"
+PIPELINE_KEY = "stages"
 # Where values come from, for messages, and the values.
 Layer = tuple[str, DictConfig]
 
@@ -48,6 +49,8 @@ def compose(layers: Sequence[Layer]) -> Config:
     schema = OmegaConf.structured(Config)
     merged = schema
     for source, layer in layers:
+        if PIPELINE_KEY in layer:
+            raise ConfigError(f"{source} is a pipeline: run it with `r1ray pipeline {source}`")
         refuse_unknown_keys(layer, schema, source=source)
         try:
             merged = OmegaConf.merge(merged, layer)

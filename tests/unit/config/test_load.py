@@ -7,9 +7,13 @@ import pytest
 
 from r1ray.config.load import load_config, to_yaml
 from r1ray.errors import ConfigError
+from r1ray.pipeline.preflight import check_pipeline
+from r1ray.pipeline.spec import load_pipeline
 
 ROOT = Path(__file__).parents[3]
-SHIPPED = sorted((ROOT / "conf").rglob("*.yaml"))
+ALL = sorted((ROOT / "conf").rglob("*.yaml"))
+PIPELINES = [path for path in ALL if "\nstages:\n" in path.read_text()]
+SHIPPED = [path for path in ALL if path not in PIPELINES]
 
 
 @pytest.fixture
@@ -27,9 +31,22 @@ def test_every_shipped_config_loads_and_round_trips(path: Path, tmp_path: Path) 
     assert load_config(resolved) == config
 
 
+@pytest.mark.parametrize("path", PIPELINES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_shipped_pipeline_loads_and_its_references_hold(path: Path) -> None:
+    check_pipeline(load_pipeline(path), [])
+
+
 def test_there_are_shipped_configs() -> None:
     names = {p.name for p in SHIPPED}
     assert {"quickstart.yaml", "random_reward.yaml", "smollm2_135m.yaml", "qwen2.5_32b.yaml"} <= names
+    assert {"pipeline.yaml", "tiny.yaml", "qwen2.5_0.5b.yaml", "qwen2.5_7b.yaml", "deepseek_v3.yaml"} <= {
+        p.name for p in PIPELINES
+    }
+
+
+def test_a_pipeline_is_not_trained_but_run(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"tiny\.yaml is a pipeline: run it with `r1ray pipeline "):
+        load_config(ROOT / "conf/r1/tiny.yaml")
 
 
 def test_paper_hyperparameters_stand_in_the_r1_zero_config() -> None:

@@ -1,0 +1,152 @@
+"""Does each stage of R1's pipeline do in small what the paper says it does?
+
+Runs conf/r1/tiny.yaml and its ablations once per seed, reads every evaluation, and reports means over the seeds with
+95% t-intervals. Differences are taken within a seed, so what the seeds share does not widen them.
+
+    .venv/bin/python benchmarks/r1_tiny.py --seeds 0 1 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from provenance import RESULTS, ROOT, provenance
+
+PIPELINES = ("conf/r1/tiny.yaml", "conf/r1/tiny_ablations.yaml")
+# Two-sided 95% quantiles of Student's t by degrees of freedom.
+T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
+REASONING = ("math", "stem")
+
+Figures = dict[str, float]
+Models = dict[str, Figures]
+
+
+def run_seed(seed: int, directory: Path, values: Sequence[str]) -> float:
+    """Run both pipelines for a seed and return the seconds of the first; what is done already is skipped."""
+    seconds = []
+    for config in PIPELINES:
+        began = time.perf_counter()
+        command = [Path(sys.executable).with_name("r1ray"), "pipeline", ROOT / config, f"seed={seed}", *values]
+        subprocess.run([*map(str, command), f"dir={directory}"], check=True)
+        seconds.append(time.perf_counter() - began)
+    return seconds[0]
+
+
+def evaluations(directory: Path) -> Models:
+    """Return the metrics of every evaluated model, by the name of its stage."""
+    found = {}
+    for file in sorted(directory.glob("evaluate_*/summary.json")):
+        found[file.parent.name.removeprefix("evaluate_")] = json.loads(file.read_text())["metrics"]
+    return found
+
+
+def curve(directory: Path, stage: str, names: Sequence[str]) -> list[Figures]:
+    """Return some metrics of a training stage, step by step."""
+    lines = map(json.loads, (directory / stage / "metrics.jsonl").read_text().splitlines())
+    return [{name: line[name] for name in ("step", *names) if line.get(name) is not None} for line in lines]
+
+
+def interval(values: Sequence[float]) -> dict[str, Any]:
+    """Return mean, 95% t-interval and the values themselves."""
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return {"mean": mean, "values": list(values)}
+    half = T_95[len(values) - 1] * statistics.stdev(values) / math.sqrt(len(values))
+    return {"mean": mean, "interval_95": [mean - half, mean + half], "values": list(values)}
+
+
+def difference(seeds: Sequence[Models], metric: str, later: str, earlier: str) -> dict[str, Any]:
+    """Return `later - earlier` of a metric within each seed."""
+    return interval([models[later][metric] - models[earlier][metric] for models in seeds])
+
+
+def claims(seeds: Sequence[Models]) -> dict[str, dict[str, Any]]:
+    """Return the differences that the paper's claims are about; each says what it should be."""
+    accuracy, language = "eval/pass_at_1", "eval/language_mean"
+    reasoning_language = "eval/math/language_mean"
+    wanted: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
+        "R1-Zero improves accuracy": ("above 0", lambda: difference(seeds, accuracy, "r1_zero", "base")),
+        "R1-Zero mixes languages": ("below 0", lambda: difference(seeds, reasoning_language, "r1_zero", "base")),
+        "cold start makes it readable": ("above 0", lambda: difference(seeds, reasoning_language, "dev1", "r1_zero")),
+        "reasoning RL improves accuracy": ("above 0", lambda: difference(seeds, accuracy, "dev2", "dev1")),
+        "the language reward raises consistency": (
+            "above 0",
+            lambda: difference(seeds, reasoning_language, "dev2", "dev1"),
+        ),
+        "without it consistency decays": (
+            "below 0",
+            lambda: difference(seeds, reasoning_language, "dev2_no_language", "dev1"),
+        ),
+        "rejection-sampled SFT keeps accuracy": ("about 0", lambda: difference(seeds, accuracy, "dev3", "dev2")),
+        "it broadens: notes": (
+            "above 0",
+            lambda: difference(seeds, "eval/helpful/note_quality_reward_mean", "dev3", "dev2"),
+        ),
+        "it broadens: requests": (
+            "above 0",
+            lambda: difference(seeds, "eval/harmless/request_safe_reward_mean", "dev3", "dev2"),
+        ),
+        "RL 2 raises the preference reward": (
+            "above 0",
+            lambda: difference(seeds, "eval/helpful/reward_model_mean", "r1", "dev3"),
+        ),
+        "RL 2 keeps accuracy": ("about 0", lambda: difference(seeds, accuracy, "r1", "dev3")),
+        "long preference RL raises its reward further": (
+            "above 0",
+            lambda: difference(seeds, "eval/helpful/reward_model_mean", "r1_hacked", "r1"),
+        ),
+        "and what the rater thinks of it falls": (
+            "below 0",
+            lambda: difference(seeds, "eval/helpful/note_quality_reward_mean", "r1_hacked", "r1"),
+        ),
+        "distillation beats RL on the small model": (
+            "above 0",
+            lambda: difference(seeds, accuracy, "student_distilled", "student_rl"),
+        ),
+    }
+    found = {}
+    for claim, (should_be, measure) in wanted.items():
+        found[claim] = {"should be": should_be, **measure()}
+    found["(language over all prompts) R1-Zero"] = difference(seeds, language, "r1_zero", "base")
+    return found
+
+
+def main() -> None:
+    """Run, report, write results/r1_tiny.json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--dir", type=Path, default=ROOT / "runs" / "r1_tiny")
+    parser.add_argument("--out", type=Path, default=RESULTS / "r1_tiny.json")
+    parser.add_argument("values", nargs="*", help="further overrides of the pipelines")
+    arguments = parser.parse_args()
+    wall_s, seeds = {}, []
+    for seed in arguments.seeds:
+        directory = arguments.dir / f"seed_{seed}"
+        wall_s[seed] = run_seed(seed, directory, arguments.values)
+        seeds.append(evaluations(directory))
+    models = {
+        model: {metric: interval([s[model][metric] for s in seeds]) for metric in seeds[0][model]} for model in seeds[0]
+    }
+    result = {
+        **provenance(__doc__, "benchmarks/r1_tiny.py --seeds " + " ".join(map(str, arguments.seeds))),
+        "pipeline_wall_s": wall_s,
+        "claims": claims(seeds),
+        "models": models,
+    }
+    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    for claim, found in result["claims"].items():
+        low, high = found.get("interval_95", (math.nan, math.nan))
+        print(f"{claim:48} {found['mean']:+.3f} [{low:+.3f}, {high:+.3f}]  should be {found.get('should be', '')}")
+
+
+if __name__ == "__main__":
+    main()
