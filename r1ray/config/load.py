@@ -8,6 +8,7 @@ list of them (relative to itself); what comes later wins.
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def compose(layers: Sequence[Layer]) -> Config:
     Raises:
         ConfigError: unknown key, wrong type or impossible combination.
     """
-    schema = OmegaConf.structured(Config)
+    schema = _schema()
     merged = schema
     for source, layer in layers:
         if PIPELINE_KEY in layer:
@@ -63,6 +64,14 @@ def compose(layers: Sequence[Layer]) -> Config:
     assert isinstance(config, Config)
     validate(config)
     return config
+
+
+@functools.cache
+def _schema() -> DictConfig:
+    """Return the schema with its defaults; merging copies it."""
+    schema = OmegaConf.structured(Config)
+    assert isinstance(schema, DictConfig)
+    return schema
 
 
 def to_yaml(config: Config) -> str:

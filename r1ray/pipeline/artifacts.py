@@ -31,6 +31,7 @@ class FileHashes:
         """Remember in the file `store`."""
         self._store = store
         self._known: dict[str, list[Any]] = {}
+        self._changed = False
         if store.is_file():
             try:
                 self._known = json.loads(store.read_text())
@@ -49,15 +50,22 @@ class FileHashes:
             while block := file.read(_BLOCK_BYTES):
                 digest.update(block)
         self._known[str(path)] = [stat.st_size, stat.st_mtime_ns, digest.hexdigest()]
-        write_json(self._store, self._known)
+        self._changed = True
         return digest.hexdigest()
 
     def of_all(self, path: Path) -> dict[str, str]:
         """Return the hashes of a file, or of every file of a directory by its relative path."""
-        if path.is_file():
-            return {path.name: self.of(path)}
-        files = sorted(file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
-        return {file.relative_to(path).as_posix(): self.of(file) for file in files}
+        files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+        root = path.parent if path.is_file() else path
+        hashes = {file.relative_to(root).as_posix(): self.of(file) for file in files if "__pycache__" not in file.parts}
+        self.save()
+        return hashes
+
+    def save(self) -> None:
+        """Write down what has been learned."""
+        if self._changed:
+            write_json(self._store, self._known)
+            self._changed = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,6 +81,7 @@ class Inspector:
         states: dict[str, StageState] = {}
         for stage in self._pipeline.stages:
             states[stage.name] = self.look(stage, states)
+        self.hashes.save()
         return states
 
     def look(self, stage: Stage, earlier: dict[str, StageState]) -> StageState:
