@@ -48,7 +48,7 @@ def compose(layers: Sequence[Layer]) -> Config:
         ConfigError: unknown key, wrong type or impossible combination.
     """
     schema = _schema()
-    merged = schema
+    merged: Any = schema
     for source, layer in layers:
         if PIPELINE_KEY in layer:
             raise ConfigError(f"{source} is a pipeline: run it with `r1ray pipeline {source}`")
