@@ -94,18 +94,21 @@ class GrpoLoop:
         Raises:
             Interrupted: the user asked to stop; a checkpoint is written first.
         """
-        try:
-            while True:
-                try:
-                    self.evaluate_first()
-                    while self.step < self.config.train.steps:
-                        self.train_phase()
-                    return
-                except LearnerDied as death:
+        death: LearnerDied | None = None
+        while True:
+            try:
+                if death is not None:
                     self.go_back(self.recover_learner(death))
-        except Interrupted:
-            self.checkpoint()
-            raise
+                self.evaluate_first()
+                while self.step < self.config.train.steps:
+                    self.train_phase()
+                return
+            except LearnerDied as found:
+                # Also one that died again while it was brought back, until `learner.max_restarts` is used up.
+                death = found
+            except Interrupted:
+                self.checkpoint()
+                raise
 
     def train_phase(self) -> None:
         """Roll out, learn, bring the engines to the new weights, evaluate and save where it is due."""

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from r1ray.checkpoint import CheckpointStore, RunState
-from r1ray.errors import LearnerDied, WeightSyncError
+from r1ray.errors import LearnerDied, LearnerError, WeightSyncError
 from r1ray.learner.pool import LearnerPool
 from r1ray.rollout.pool import RolloutPool
 from r1ray.types import GroupRequest
@@ -132,11 +132,12 @@ class LearnerRecovery:
         """Bring the learner back and return the state of the run that its weights belong to.
 
         Raises:
-            LearnerDied: `learner.max_restarts` is used up.
+            LearnerError: `learner.max_restarts` is used up.
+            LearnerDied: it died again meanwhile.
         """
         self._on_event("learner_died", reason=str(death), restarts_left=self._restarts_left)
         if self._restarts_left <= 0:
-            raise LearnerDied(f"{death}; learner.max_restarts is used up") from death
+            raise LearnerError(f"{death}; learner.max_restarts is used up") from death
         self._restarts_left -= 1
         self._learner.restart()
         newest = self._checkpoints.newest()
