@@ -27,6 +27,20 @@ R1_ZERO_TEMPLATE = (
     "User: {prompt}. Assistant:"
 )
 
+# R1's turns. Source: the tokenizer configuration released with DeepSeek-R1.
+R1_USER = "<｜User｜>"
+R1_ASSISTANT = "<｜Assistant｜>"
+# The same for chat interfaces: the reasoning of earlier turns is dropped, as R1's released template does.
+R1_CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'system' %}{{ message['content'] }}"
+    "{% elif message['role'] == 'user' %}{{ '" + R1_USER + "' + message['content'] }}"
+    "{% elif message['role'] == 'assistant' %}"
+    "{{ '" + R1_ASSISTANT + "' + message['content'].split('" + THINK_CLOSE + "')[-1].lstrip() + eos_token }}"
+    "{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '" + R1_ASSISTANT + "' }}{% endif %}"
+)
+
 _R1_ZERO_FORMAT = re.compile(
     rf"\s*{THINK_OPEN}(?P<think>.+?){THINK_CLOSE}\s*{ANSWER_OPEN}(?P<answer>.+?){ANSWER_CLOSE}\s*",
     re.DOTALL,
@@ -51,9 +65,10 @@ def render(
     """Put a question into the named template.
 
     Args:
-        name: `r1_zero` (the paper's), `chat` (the model's own chat template) or `plain` (the question).
+        name: `r1_zero` (the paper's), `chat` (the model's own chat template), `r1` (R1's turns) or `plain` (the
+            question).
         question: the bare question.
-        system: system message; `chat` only.
+        system: system message; `chat` and `r1` only.
         apply_chat_template: renders messages with the generation prompt appended; needed for `chat`.
 
     Returns:
@@ -66,8 +81,10 @@ def render(
         return R1_ZERO_TEMPLATE.format(prompt=question.rstrip(" ."))
     if name == "plain":
         return question
+    if name == "r1":
+        return f"{system or ''}{R1_USER}{question}{R1_ASSISTANT}"
     if name != "chat":
-        raise ConfigError(f"template.name must be one of r1_zero, chat, plain, got {name!r}")
+        raise ConfigError(f"template.name must be one of r1_zero, chat, r1, plain, got {name!r}")
     if apply_chat_template is None:
         raise ConfigError(
             "template.name=chat needs a tokenizer with a chat template: use r1_zero or plain for this model"

@@ -42,8 +42,7 @@ class PromptBuilder:
 
     def build(self, record: Record) -> Prompt | None:
         """Return the record's prompt, or None where it is longer than `max_prompt_tokens`."""
-        text = self._render(record.question)
-        prompt_ids = self._tokenize(text)
+        text, prompt_ids = self.encode(record.question)
         if len(prompt_ids) > self.max_prompt_tokens:
             self.skipped += 1
             return None
@@ -57,6 +56,16 @@ class PromptBuilder:
             domain=record.domain or DOMAIN_OF_TASK.get(record.task, record.task),
             metadata=record.metadata,
         )
+
+    def encode(self, question: str) -> tuple[str, tuple[int, ...]]:
+        """Return a question in the template, as text and as token ids."""
+        text = self._render(question)
+        return text, self._tokenize(text)
+
+    def encode_completion(self, completion: str) -> tuple[int, ...]:
+        """Return the token ids of a completion, which ends in EOS, as a sampled one does."""
+        ids = self._tokenizer(completion, add_special_tokens=False, verbose=False)["input_ids"]
+        return (*ids, self._tokenizer.eos_token_id)
 
     def build_all(self, source: PromptSource) -> list[Prompt]:
         """Return the prompts of a whole source in its order, as evaluation wants them.

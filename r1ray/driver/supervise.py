@@ -105,6 +105,41 @@ class WeightSync:
         return worst
 
 
+def restart_learner(
+    learner: LearnerPool,
+    checkpoints: CheckpointStore,
+    death: LearnerDied,
+    *,
+    initial: RunState,
+    restarts_left: int,
+    on_event: Callable[..., None],
+) -> RunState:
+    """Start the learner again from the newest checkpoint and return the state of the run that its weights belong to.
+
+    Args:
+        learner: of which a process died.
+        checkpoints: of the run.
+        death: why.
+        initial: where a run without a checkpoint begins.
+        restarts_left: after this one; negative: none was left for it.
+        on_event: takes a kind and fields.
+
+    Raises:
+        LearnerError: `learner.max_restarts` is used up.
+        LearnerDied: it died again meanwhile.
+    """
+    on_event("learner_died", reason=str(death), restarts_left=max(0, restarts_left + 1))
+    if restarts_left < 0:
+        raise LearnerError(f"{death}; learner.max_restarts is used up") from death
+    learner.restart()
+    newest = checkpoints.newest()
+    state = newest[1] if newest else initial
+    if newest:
+        learner.load(newest[0], state.step)
+    on_event("learner_restarted", step=state.step, restarts_left=restarts_left)
+    return state
+
+
 class LearnerRecovery:
     """Starts the learner again from the newest checkpoint after one of its processes died."""
 
@@ -135,16 +170,15 @@ class LearnerRecovery:
             LearnerError: `learner.max_restarts` is used up.
             LearnerDied: it died again meanwhile.
         """
-        self._on_event("learner_died", reason=str(death), restarts_left=self._restarts_left)
-        if self._restarts_left <= 0:
-            raise LearnerError(f"{death}; learner.max_restarts is used up") from death
         self._restarts_left -= 1
-        self._learner.restart()
-        newest = self._checkpoints.newest()
-        state = newest[1] if newest else self._initial
-        if newest:
-            self._learner.load(newest[0], state.step)
+        state = restart_learner(
+            self._learner,
+            self._checkpoints,
+            death,
+            initial=self._initial,
+            restarts_left=self._restarts_left,
+            on_event=self._on_event,
+        )
         self._weights.connect()
-        self._on_event("learner_restarted", step=state.step, restarts_left=self._restarts_left)
         self._say(f"{death}\nlearner started again, going on from step {state.step}")
         return state

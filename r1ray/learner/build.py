@@ -15,9 +15,10 @@ from r1ray.errors import ConfigError, LearnerError, ModelError
 from r1ray.learner.attention import ATTENTION_NAME, packed_attention
 from r1ray.learner.engine import TrainingEngine
 from r1ray.learner.lora import add_adapters
-from r1ray.learner.policy import Policy, cast_parameters
+from r1ray.learner.policy import Policy, Scorer, cast_parameters
 from r1ray.learner.protocol import LearnerOptions
 from r1ray.models.flops import ModelFlops, model_flops
+from r1ray.models.tokenizer import load_tokenizer
 
 # What selective activation checkpointing keeps: the results of matrix products and attention.
 KEPT_OPERATIONS = (
@@ -86,7 +87,8 @@ def load_policy(options: LearnerOptions, *, trainable: bool) -> Policy:
     Raises:
         ModelError: the model cannot be loaded, or is of a kind the learner does not know.
     """
-    causal_lm = _load_causal_lm(options)
+    scores = options.task in ("pairwise", "pointwise")
+    causal_lm = _load_classifier(options) if scores else _load_causal_lm(options)
     config = options.learner
     if config.fused_kernels:
         _fuse_kernels(causal_lm, options)
@@ -98,7 +100,7 @@ def load_policy(options: LearnerOptions, *, trainable: bool) -> Policy:
     causal_lm.requires_grad_(trainable)
     if trainable and config.lora.rank:
         add_adapters(causal_lm, config.lora)
-    policy = Policy(causal_lm, fp32_lm_head=config.fp32_lm_head)
+    policy = Scorer(causal_lm) if scores else Policy(causal_lm, fp32_lm_head=config.fp32_lm_head)
     policy.train(trainable)
     if config.compile:
         for layer in policy.decoder_layers:
@@ -108,16 +110,56 @@ def load_policy(options: LearnerOptions, *, trainable: bool) -> Policy:
 
 
 def _load_causal_lm(options: LearnerOptions) -> Any:
-    from transformers import AttentionInterface, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
+
+    causal_lm = _from_pretrained(AutoModelForCausalLM, options)
+    causal_lm.config.use_cache = False
+    return causal_lm
+
+
+def _load_classifier(options: LearnerOptions) -> Any:
+    """Load the model with a scalar head in place of its LM head.
+
+    A new head is zero, so that all completions score alike until it has learned something.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    classifier = _from_pretrained(AutoModelForSequenceClassification, options, num_labels=1)
+    if not hasattr(classifier, "score"):
+        raise ModelError(
+            f"model.path {options.model_path!r} as a {type(classifier).__name__} has no head called score: reward "
+            "models are trained on decoder-only models of the Llama and Qwen kind"
+        )
+    if not _is_classifier(options):
+        torch.nn.init.zeros_(classifier.score.weight)
+    tokenizer = load_tokenizer(options.model_path, options.revision, options.trust_remote_code)
+    classifier.config.pad_token_id = tokenizer.pad_token_id
+    classifier.config.use_cache = False
+    return classifier
+
+
+def _is_classifier(options: LearnerOptions) -> bool:
+    """Whether the checkpoint has a scalar head already."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(
+        options.model_path, revision=options.revision, trust_remote_code=options.trust_remote_code
+    )
+    return any("SequenceClassification" in name for name in config.architectures or ())
+
+
+def _from_pretrained(kind: Any, options: LearnerOptions, **more: Any) -> Any:
+    from transformers import AttentionInterface
 
     AttentionInterface.register(ATTENTION_NAME, packed_attention)
     try:
-        causal_lm = AutoModelForCausalLM.from_pretrained(
+        causal_lm = kind.from_pretrained(
             options.model_path,
             revision=options.revision,
             trust_remote_code=options.trust_remote_code,
             attn_implementation=ATTENTION_NAME,
             dtype="auto",
+            **more,
         )
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(f"model.path {options.model_path!r} could not be loaded: {error}") from error
@@ -126,7 +168,6 @@ def _load_causal_lm(options: LearnerOptions) -> Any:
             f"model.path {options.model_path!r} is a {type(causal_lm).__name__}, whose transformer blocks are not "
             "found at base_model.layers: r1ray trains decoder-only models of the Llama and Qwen kind"
         )
-    causal_lm.config.use_cache = False
     return causal_lm
 
 

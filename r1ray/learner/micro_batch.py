@@ -34,6 +34,7 @@ class MicroBatch:
         old_logprobs: [N] float32, or None where they are those of this very pass.
         ref_logprobs: [N] float32, or None where they are still to be computed, if at all.
         policy_versions: [N] int64.
+        ends: [B] int64 into the T tokens: the last token of each sample.
         share: what this process computes of the tokens, where several split each sequence; None: all.
     """
 
@@ -51,6 +52,7 @@ class MicroBatch:
     old_logprobs: Tensor | None
     ref_logprobs: Tensor | None
     policy_versions: Tensor
+    ends: Tensor
     share: TokenShare | None = None
 
     def cut(self, *, rank: int, size: int) -> MicroBatch:
@@ -85,6 +87,7 @@ def collate(bundles: Sequence[Bundle], *, varlen: bool = False) -> MicroBatch:
     input_ids: list[int] = []
     positions: list[Tensor] = []
     predict_from: list[Tensor] = []
+    ends: list[int] = []
     for bundle in bundles:
         prompt = bundle.samples[0].prompt_ids
         start = len(input_ids)
@@ -98,6 +101,7 @@ def collate(bundles: Sequence[Bundle], *, varlen: bool = False) -> MicroBatch:
         for sample in bundle.samples:
             begin, count = len(input_ids), len(sample.completion_ids)
             input_ids.extend(sample.completion_ids)
+            ends.append(len(input_ids) - 1)
             positions.append(torch.arange(len(prompt), len(prompt) + count))
             if shared is None:
                 segments.append(Segment(start, len(prompt) + count))
@@ -122,6 +126,7 @@ def collate(bundles: Sequence[Bundle], *, varlen: bool = False) -> MicroBatch:
         old_logprobs=_known([s.old_logprobs for s in samples], "old_logprobs"),
         ref_logprobs=_known([s.ref_logprobs for s in samples], "ref_logprobs"),
         policy_versions=_flat((s.policy_versions for s in samples), torch.long),
+        ends=torch.tensor(ends, dtype=torch.long),
     )
 
 

@@ -67,8 +67,16 @@ class Packer:
     the rest, ends every step that had samples with at least one row.
     """
 
-    def __init__(self, *, micro_batch_tokens: int, num_ranks: int, cost: Cost) -> None:
-        """Take the limit of a bin, which only a single longer sample exceeds."""
+    def __init__(self, *, micro_batch_tokens: int, num_ranks: int, cost: Cost, together: bool = False) -> None:
+        """Take the limit of a bin, which only a single longer sample exceeds.
+
+        Args:
+            micro_batch_tokens: tokens of a bin.
+            num_ranks: processes that get a bin each of every row.
+            cost: by which bins are dealt out.
+            together: samples of one prompt always go into one bin, as pairs must.
+        """
+        self._together = together
         self._limit = micro_batch_tokens
         self._num_ranks = num_ranks
         self._cost = cost
@@ -81,7 +89,7 @@ class Packer:
         rows = ROWS_ALONE if self._num_ranks == 1 else ROWS_TOGETHER
         if tokens < rows * self._num_ranks * self._limit:
             return []
-        bins = pack(self._waiting, limit=self._limit)
+        bins = pack(self._waiting, limit=self._limit, together=self._together)
         full = [b for b in bins if _tokens(b) >= FULL * self._limit]
         going = full[: (len(full) if len(full) < len(bins) else len(full) - 1) // self._num_ranks * self._num_ranks]
         gone = {id(s) for members in going for bundle in members for s in bundle.samples}
@@ -90,10 +98,16 @@ class Packer:
 
     def finish(self) -> list[list[Bin]]:
         """Return the rows of everything left; a rank may get an empty bin where samples are too few."""
-        bins = pack(self._waiting, limit=self._limit)
+        bins = pack(self._waiting, limit=self._limit, together=self._together)
         if self._num_ranks > 1:
             lacking = -len(bins) % self._num_ranks
-            even = spread(self._waiting, limit=self._limit, num_bins=len(bins) + lacking, cost=self._cost)
+            even = spread(
+                self._waiting,
+                limit=self._limit,
+                num_bins=len(bins) + lacking,
+                cost=self._cost,
+                together=self._together,
+            )
             bins = even if even is not None else [*bins, *([] for _ in range(lacking))]
         self._waiting = []
         return self._rows(bins)
@@ -105,19 +119,20 @@ class Packer:
         return [row[::-1] if number % 2 else row for number, row in enumerate(rows)]
 
 
-def pack(samples: Sequence[TrainingSample], *, limit: int) -> list[Bin]:
+def pack(samples: Sequence[TrainingSample], *, limit: int, together: bool = False) -> list[Bin]:
     """Put samples into as few bins as best fit, longest first, finds.
 
     Args:
         samples: those that share a prompt follow each other.
         limit: tokens of a bin; a longer sample goes alone.
+        together: samples of one prompt go into one bin.
 
     Returns:
         Bins whose bundles are in the order of `samples`.
     """
     bins = _Bins(limit)
     rooms: list[tuple[int, int]] = []  # (room, bin), ascending
-    for piece in _pieces(samples, limit=limit):
+    for piece in _pieces(samples, limit=limit, together=together):
         index = bins.beside(piece)
         if index is None:
             position = bisect_left(rooms, (piece.tokens, -1))
@@ -129,13 +144,15 @@ def pack(samples: Sequence[TrainingSample], *, limit: int) -> list[Bin]:
     return bins.in_order(samples)
 
 
-def spread(samples: Sequence[TrainingSample], *, limit: int, num_bins: int, cost: Cost) -> list[Bin] | None:
+def spread(
+    samples: Sequence[TrainingSample], *, limit: int, num_bins: int, cost: Cost, together: bool = False
+) -> list[Bin] | None:
     """Put samples into just `num_bins` bins of like cost, longest first into the cheapest; None if they do not fit."""
     bins = _Bins(limit)
     costs = [0.0] * num_bins
     for _ in range(num_bins):
         bins.open(0)
-    for piece in _pieces(samples, limit=limit):
+    for piece in _pieces(samples, limit=limit, together=together):
         roomy = [i for i in range(num_bins) if bins.needed(i, piece) <= bins.rooms[i]]
         if not roomy:
             return None
@@ -194,13 +211,13 @@ def _key(piece: Bundle) -> str:
     return piece.samples[0].prompt_key or f"#{id(piece.samples[0])}"
 
 
-def _pieces(samples: Sequence[TrainingSample], *, limit: int) -> list[Bundle]:
+def _pieces(samples: Sequence[TrainingSample], *, limit: int, together: bool) -> list[Bundle]:
     """Bundle samples that follow each other with the same prompt, within their share of a bin; longest first."""
     pieces: list[Bundle] = []
     room, key = 0.0, ""
     for sample in samples:
         length = len(sample.completion_ids)
-        if pieces and sample.prompt_key == key != "" and length <= room:
+        if pieces and sample.prompt_key == key != "" and (together or length <= room):
             pieces[-1].samples.append(sample)
         else:
             pieces.append(Bundle([sample]))

@@ -83,6 +83,29 @@ class Policy(nn.Module):
         return first, second
 
 
+class Scorer(Policy):
+    """A Hugging Face sequence classifier with one class, that scores each sample at its last token: a reward model."""
+
+    def __init__(self, classifier: Any) -> None:
+        """Take a model whose scalar head is called `score`."""
+        nn.Module.__init__(self)
+        self.causal_lm = classifier
+        self.context = None
+
+    def forward(self, batch: MicroBatch) -> Tensor:  # type: ignore[override]
+        """Return scores [B] float32."""
+        hidden = self.causal_lm.base_model(
+            input_ids=batch.input_ids,
+            position_ids=batch.position_ids,
+            layout=batch.layout,
+            context=None,
+            use_cache=False,
+        ).last_hidden_state
+        last = hidden.reshape(-1, hidden.shape[-1]).index_select(0, batch.ends)
+        scores: Tensor = self.causal_lm.score(last)[:, 0].float()
+        return scores
+
+
 def cast_parameters(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Cast in place what is trained to float32 and what is frozen to the compute dtype, as far as it is not sharded.
 

@@ -1,4 +1,4 @@
-"""One learner process: GRPO steps on a sharded policy, whatever shards it.
+"""One learner process: optimizer steps on a sharded model, whatever shards it and whatever it learns.
 
 `accumulate` adds up unnormalised gradient sums, so micro-batches can come while others still generate;
 `finish_step` divides by the denominator of the whole batch. Hence the update does not depend on how the
@@ -12,16 +12,14 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
-from r1ray.algorithms.aggregation import loss_denominator
 from r1ray.algorithms.schedule import learning_rate
 from r1ray.learner.build import build_engine, join_process_group
 from r1ray.learner.micro_batch import MicroBatch, collate
-from r1ray.learner.objective import Objective
 from r1ray.learner.packing import Bin, Bundle, Cost
 from r1ray.learner.protocol import LearnerOptions
-from r1ray.learner.sums import StepSums
+from r1ray.learner.sums import StepSums, packing_metrics
+from r1ray.learner.task import Versions, make_task
 from r1ray.models.flops import peak_flops_per_s
 from r1ray.models.tokenizer import load_tokenizer
 from r1ray.types import TrainingSample
@@ -49,7 +47,12 @@ class PolicyLearner:
         torch.manual_seed(options.seed)
         note("loading and sharding the model")
         self.engine, self.flops = build_engine(options)
-        self.objective = Objective(options.algorithm, max_completion_tokens=options.max_completion_tokens)
+        self.task = make_task(
+            options.task,
+            options.algorithm,
+            temperature=options.temperature,
+            max_completion_tokens=options.max_completion_tokens,
+        )
         self.policy_version = 0
         self.sums = self._new_sums()
         self.sender: WeightSender | None = None
@@ -84,19 +87,16 @@ class PolicyLearner:
 
     def accumulate(self, micro_batches: Sequence[Bin], *, rollout_version: int, last: bool = False) -> None:
         """Add the gradient of these micro-batches to the step under way."""
-        mode = "gradient" if self.options.algorithm.entropy_coef else "value"
+        versions = Versions(rollout=rollout_version, policy=self.policy_version)
         for number, bundles in enumerate(micro_batches, 1):
             where = f"of micro-batch {number}/{len(micro_batches)}"
             self._note(f"accumulate: forward {where}")
             batch = self._collate(bundles)
-            # The reference first: it may be the same module, whose forward pass must precede its backward pass.
-            ref_logprobs = self._ref_logprobs(batch)
-            logprobs, entropy = self.engine.policy(batch, self.options.temperature, entropy=mode)
-            loss = self.objective(batch, logprobs, entropy, ref_logprobs)
-            self.sums.add_losses(batch, loss, rollout_version=rollout_version, policy_version=self.policy_version)
+            loss, sums = self.task.loss(self.engine, batch, versions)
+            self.sums.add(sums)
             self.sums.add_packing(bundles, batch, flops=self._model_flops(batch, bundles))
             self._note(f"accumulate: backward {where}")
-            self.engine.backward(loss.total, last=last and number == len(micro_batches))
+            self.engine.backward(loss, last=last and number == len(micro_batches))
 
     def _new_sums(self) -> StepSums:
         config = self.options.learner
@@ -107,12 +107,6 @@ class PolicyLearner:
         if self.engine.context is not None:
             batch = batch.cut(rank=self.engine.context.rank(), size=self.engine.context.size())
         return batch.to(self.device)
-
-    def _ref_logprobs(self, batch: MicroBatch) -> Tensor | None:
-        if batch.ref_logprobs is not None or self.engine.reference is None:
-            return batch.ref_logprobs
-        with torch.no_grad():
-            return self.engine.reference(batch, self.options.temperature)[0]
 
     def _model_flops(self, batch: MicroBatch, bundles: Sequence[Bundle]) -> float:
         """Count a forward and a backward pass of the policy, and the forward pass of the reference.
@@ -129,15 +123,10 @@ class PolicyLearner:
     def finish_step(self, micro_batches: Sequence[Bin] = (), *, rollout_version: int = 0) -> dict[str, float]:
         """Add the last micro-batches, divide by the global denominator, clip, update; return metrics."""
         self.accumulate(micro_batches, rollout_version=rollout_version, last=True)
-        config, algorithm = self.options.learner, self.options.algorithm
+        config = self.options.learner
         self._note("finish_step: all-reduce of the step's sums")
         sums = self.sums.reduced(self.device, num_copies=self.engine.num_copies)
-        denominator = loss_denominator(
-            num_tokens=round(sums["trained_tokens"]),
-            num_completions=round(sums["trained_completions"]),
-            num_prompts=round(sums["trained_prompts"]),
-            aggregation=algorithm.loss_aggregation,
-        )
+        denominator = self.task.denominator(sums)
         lr = learning_rate(
             self.policy_version,
             peak=config.lr,
@@ -147,13 +136,24 @@ class PolicyLearner:
         )
         self._note("finish_step: gradient norm and update")
         grad_norm = self.engine.step(denominator=denominator, lr=lr)
-        metrics = StepSums.metrics(sums, denominator=denominator, has_reference=self.engine.reference is not None)
+        metrics = packing_metrics(sums) | self.task.metrics(sums)
         self.sums = self._new_sums()
         self.policy_version += 1
-        every = algorithm.reference_refresh_steps
+        every = self.options.algorithm.reference_refresh_steps
         if self.engine.reference is not None and every and self.policy_version % every == 0:
             self.refresh_reference()
         return {**metrics, "train/grad_norm": grad_norm, "train/lr": lr}
+
+    @torch.no_grad()
+    def measure(self, micro_batches: Sequence[Bin]) -> dict[str, float]:
+        """Return the sums over samples that nothing is learned from, for `Task.metrics`."""
+        found = self._new_sums()
+        for number, bundles in enumerate(micro_batches, 1):
+            self._note(f"measure: forward of micro-batch {number}/{len(micro_batches)}")
+            _, sums = self.task.loss(self.engine, self._collate(bundles), Versions(0, self.policy_version))
+            found.add(sums)
+        self.engine.release()
+        return dict(found.reduced(self.device, num_copies=self.engine.num_copies))
 
     def refresh_reference(self) -> None:
         """Make the reference model equal to the policy."""
@@ -214,7 +214,10 @@ class PolicyLearner:
         if self.options.rank == 0:
             options = self.options
             self.engine.policy.causal_lm.save_pretrained(folder, state_dict=exported)
-            load_tokenizer(options.model_path, options.revision, options.trust_remote_code).save_pretrained(folder)
+            tokenizer = load_tokenizer(options.model_path, options.revision, options.trust_remote_code)
+            if options.chat_template is not None:
+                tokenizer.chat_template = options.chat_template
+            tokenizer.save_pretrained(folder)
         dist.barrier()
 
     def load(self, directory: str, policy_version: int) -> None:

@@ -118,6 +118,7 @@ class LearnerPool:
             micro_batch_tokens=config.micro_batch_tokens * config.context_parallel,
             num_ranks=len(self._placements) // self._processes_per_share,
             cost=self._facts.cost,
+            together=self._options.task == "pairwise",
         )
 
     def _shares(self, rows: Sequence[Sequence[Bin]]) -> list[list[Bin]]:
@@ -171,7 +172,7 @@ class LearnerPool:
         except (GetTimeoutError, RayError) as error:
             raise LearnerDied(f"a learner process died after a step: {error}") from error
         counts = dict(metrics)
-        tokens, flops = counts.pop("learner/tokens", 0.0), counts.pop("learner/model_flops", 0.0)
+        tokens, flops = counts.pop("learner/tokens", 0.0), counts.get("learner/model_flops", 0.0)
         peak = self._facts.peak_flops_per_s
         counts["learner/tokens_per_s"] = tokens / busy_s if busy_s else 0.0
         counts["learner/flops_per_s"] = flops / busy_s if busy_s else 0.0
@@ -192,6 +193,13 @@ class LearnerPool:
                 samples = [s for bundle in bundles for s in bundle.samples]
                 found |= {position[id(s)]: v for s, v in zip(samples, values, strict=True)}
         return found
+
+    def measure(self, batch: TrainingBatch) -> dict[str, float]:
+        """Return the sums over samples that nothing is learned from, for `Task.metrics`."""
+        packer = self._new_packer()
+        shares = self._shares([*packer.add(batch.samples), *packer.finish()])
+        sums: dict[str, float] = self._call_each("measure", [(share,) for share in shares]).results()[0]
+        return sums
 
     def score(self, token_ids: Sequence[int]) -> list[float]:
         """Return the policy's log-probabilities of `token_ids[1:]`."""

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from r1ray.config.schema import AlgorithmConfig, LearnerConfig
 from r1ray.learner.packing import Bin
 from r1ray.weights.protocol import WeightSyncClient
+
+# What a learner optimises: GRPO, completions that others wrote, or a reward model by pairs or by labels.
+TaskName = Literal["policy", "sft", "pairwise", "pointwise"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,8 @@ class LearnerOptions:
         total_steps: for the learning-rate schedule.
         cores: CPU cores this process may use; empty: no restriction.
         timeout_s: deadline of every collective.
+        chat_template: that the saved model's tokenizer carries; None: the one it has.
+        task: what is learned; `pairwise` and `pointwise` train a reward model.
     """
 
     model_path: str
@@ -46,6 +51,8 @@ class LearnerOptions:
     sync_backend: str
     learner: LearnerConfig
     algorithm: AlgorithmConfig
+    task: TaskName = "policy"
+    chat_template: str | None = None
 
 
 class Learner(Protocol):
@@ -69,6 +76,9 @@ class Learner(Protocol):
         Returns:
             Metrics, the same on every process.
         """
+
+    def measure(self, micro_batches: Sequence[Bin]) -> dict[str, float]:
+        """Return the sums over samples that nothing is learned from, the same on every process."""
 
     def refresh_reference(self) -> None:
         """Make the reference model equal to the policy."""

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
 from r1ray.errors import ConfigError, ModelError
 from r1ray.models.locate import locate_model
+from r1ray.rewards.turn_encoder import TurnEncoder
 
-_QUESTION = "r1ray-question-slot"
-_COMPLETION = "r1ray-completion-slot"
-_SLOTS = re.compile(f"{_QUESTION}|{_COMPLETION}")
 # Tokenizers without a limit say so with a huge number.
 _NO_LIMIT = 10**9
 
@@ -68,23 +65,7 @@ class Classifier:
         )
         # Decoders find the last token, whose state is scored, as the last that is not padding.
         model.config.pad_token_id = self._pad_id
-        self._frame = _chat_frame(self._tokenizer)
-        special = [token.content for token in self._tokenizer.added_tokens_decoder.values() if token.special]
-        self._special = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or r"(?!)")
-
-    def encode(self, question: str, text: str) -> list[int]:
-        """Return [T] token ids: in the tokenizer's chat template, else the question, an empty line, and the text.
-
-        Special tokens that a text spells out become spaces, so that it cannot open another turn; the texts are put
-        into the finished template, so that one that drops old reasoning drops none.
-        """
-        texts = {_QUESTION: self._special.sub(" ", question), _COMPLETION: self._special.sub(" ", text)}
-        if self._frame is None:
-            whole = f"{texts[_QUESTION]}\n\n{texts[_COMPLETION]}"
-        else:
-            whole = _SLOTS.sub(lambda match: texts[match[0]], self._frame)
-        encoded = self._tokenizer(whole, add_special_tokens=self._frame is None, truncation=False, verbose=False)
-        return list(encoded["input_ids"])
+        self.encode = TurnEncoder(self._tokenizer)
 
     def logits(self, inputs: Sequence[Sequence[int]]) -> list[list[float]]:
         """Score inputs, in order.
@@ -179,11 +160,3 @@ def _label_index(path: str, label: int | str | None, config: Any) -> int:
             return i
     known = ", ".join(f"{i} ({name})" for i, name in sorted(names.items()))
     raise ConfigError(f"reward reward_model: option label must name a class of {path!r}, {known}: got {label!r}")
-
-
-def _chat_frame(tokenizer: Any) -> str | None:
-    """Return the chat template with slots for both texts; None where the tokenizer has none."""
-    if not getattr(tokenizer, "chat_template", None):
-        return None
-    messages = [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _COMPLETION}]
-    return str(tokenizer.apply_chat_template(messages, tokenize=False))

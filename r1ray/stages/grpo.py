@@ -10,7 +10,6 @@ import logging
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
 
 import ray
 
@@ -22,18 +21,18 @@ from r1ray.data.prompts import PromptBuilder
 from r1ray.data.sources import open_source
 from r1ray.driver.interrupt import InterruptFlag
 from r1ray.driver.loop import GrpoLoop
-from r1ray.driver.placement import Placement, attach_ray, plan_placement
+from r1ray.driver.placement import attach_ray, plan_placement
 from r1ray.driver.record import StepRecorder
 from r1ray.driver.stream import CompletionStream, sample_groups
 from r1ray.driver.supervise import DEFAULT_TOLERANCE, LearnerRecovery, WeightSync
 from r1ray.errors import ConfigError, Interrupted
 from r1ray.evaluation.evaluate import HeldOutEvaluation
 from r1ray.learner.pool import LearnerPool
-from r1ray.learner.protocol import LearnerOptions
 from r1ray.models.locate import locate_model
 from r1ray.models.tokenizer import load_tokenizer
 from r1ray.rewards.registry import check_judges, check_prompts, check_rewards
 from r1ray.rewards.terms import reward_weights
+from r1ray.stages.learning import learner_options
 from r1ray.stages.sampling import start_sampling
 from r1ray.tracking.console import RunConsole
 from r1ray.tracking.events import EventLog
@@ -185,7 +184,7 @@ def _start_parts(config: Config, inputs: Inputs, *, stack: ExitStack, console: R
         stack.callback(ray.shutdown)
     placement = plan_placement(config)
     stack.callback(placement.release)
-    learner = LearnerPool(_learner_options(config, inputs, placement), placement.learner)
+    learner = LearnerPool(learner_options(config, inputs.model_path, placement), placement.learner)
     stack.callback(learner.shutdown)
     learner.start()
     pools = start_sampling(config, inputs.model_path, placement, stack=stack, on_event=events.write)
@@ -214,24 +213,3 @@ def _probe(inputs: Inputs) -> tuple[int, ...]:
     if len(ids) < 2:
         raise ConfigError("the first held-out prompt has fewer than 2 tokens: the sync probe needs a longer one")
     return ids
-
-
-def _learner_options(config: Config, inputs: Inputs, placement: Placement) -> LearnerOptions:
-    values: dict[str, Any] = {"rank": 0, "master_address": "", "master_port": 0, "cores": ()}
-    return LearnerOptions(
-        model_path=inputs.model_path,
-        revision=config.model.revision,
-        trust_remote_code=config.model.trust_remote_code,
-        dtype=config.model.dtype,
-        device=placement.device,
-        world_size=config.learner.num_processes,
-        temperature=config.rollout.temperature,
-        max_completion_tokens=config.rollout.max_completion_tokens,
-        total_steps=config.train.steps,
-        seed=config.run.seed,
-        timeout_s=config.sync.timeout_s,
-        sync_backend=placement.sync_backend,
-        learner=config.learner,
-        algorithm=config.algorithm,
-        **values,
-    )

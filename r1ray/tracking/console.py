@@ -27,11 +27,18 @@ _STEP_FIELDS = (
     ("train/reward_mean", "reward", "{:.3f}"),
     ("train/accuracy_mean", "acc", "{:.1%}"),
     ("train/format_mean", "format", "{:.1%}"),
+    ("train/loss", "loss", "{:.4f}"),
+    ("train/accuracy", "acc", "{:.1%}"),
     ("train/completion_tokens_mean", "tokens", "{:.0f}"),
     ("train/kl", "kl", "{:.2g}"),
     ("train/grad_norm", "grad", "{:.2f}"),
     ("rollout/tokens_per_s", "tok/s", "{:,.0f}"),
     ("time/step_s", "step_s", "{:.1f}"),
+)
+_EVAL_FIELDS = (
+    ("eval/pass_at_1", "pass@1", "{:.1%}"),
+    ("eval/loss", "held-out loss", "{:.4f}"),
+    ("eval/accuracy", "held-out acc", "{:.1%}"),
 )
 
 
@@ -106,6 +113,10 @@ class RunConsole:
             line += f"  eta {duration(mean_s * (self._total_steps - step))}"
         self.message(line)
 
+    def table(self, table: Table) -> None:
+        """Print a table."""
+        self._console.print(table)
+
     def summary(self, summary: Summary) -> None:
         """Print the closing table."""
         self._console.print(summary_table(summary))
@@ -137,8 +148,7 @@ def step_line(step: int, total_steps: int, values: Mapping[str, float | int]) ->
     width = len(str(total_steps))
     parts = [f"step {step:>{width}}/{total_steps}"]
     parts += [f"{label} {form.format(values[name])}" for name, label, form in _STEP_FIELDS if name in values]
-    if "eval/pass_at_1" in values:
-        parts.append(f"pass@1 {values['eval/pass_at_1']:.1%}")
+    parts += [f"{label} {form.format(values[name])}" for name, label, form in _EVAL_FIELDS if name in values]
     return "  ".join(parts)
 
 

@@ -54,6 +54,9 @@ _LEARNING, _OPTIMISATION, _AGREEMENT, _SPEED = "Learning", "Optimisation", "Roll
 PANELS = (
     Panel(_LEARNING, "Held-out pass@1", (("eval/pass_at_1", "pass@1"),), "percent"),
     Panel(_LEARNING, "Training accuracy", (("train/accuracy_mean", "accuracy"),), "percent"),
+    Panel(_LEARNING, "Loss", (("train/loss", "training"), ("eval/loss", "held-out"))),
+    Panel(_LEARNING, "Accuracy", (("train/accuracy", "training"), ("eval/accuracy", "held-out")), "percent"),
+    Panel(_LEARNING, "Margin", (("train/margin_mean", "training"), ("eval/margin_mean", "held-out"))),
     Panel(_LEARNING, "Reward", (("train/reward_mean", "mean"),)),
     Panel(_LEARNING, "Format rate", (("train/format_mean", "training"), ("eval/format_rate", "held-out")), "percent"),
     Panel(

@@ -1,0 +1,163 @@
+"""What SFT and reward models have in common: parts from the config, the supervised loop, a run directory.
+
+What can be refused without Ray (data, columns, templates, model) is refused before Ray starts.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import ray
+
+from r1ray.checkpoint import CheckpointStore, RunState
+from r1ray.config.load import to_yaml
+from r1ray.config.schema import Config
+from r1ray.data.examples import Encoder, ExampleKind, Examples
+from r1ray.driver.interrupt import InterruptFlag
+from r1ray.driver.placement import attach_ray, plan_placement
+from r1ray.driver.supervise import restart_learner
+from r1ray.driver.supervised import SupervisedLoop, check_cursor
+from r1ray.errors import Interrupted, LearnerDied
+from r1ray.learner.pool import LearnerPool
+from r1ray.learner.task import make_task
+from r1ray.stages.learning import learner_options
+from r1ray.tracking.console import RunConsole
+from r1ray.tracking.events import EventLog
+from r1ray.tracking.metrics import MetricsLog
+from r1ray.tracking.report import write_report
+from r1ray.tracking.run_dir import CONFIG_FILE, SUMMARY_FILE, RunDirectory
+from r1ray.tracking.sinks import open_sinks
+from r1ray.tracking.supervised_summary import supervised_summary, supervised_table
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What is learned, and how often.
+
+    Attributes:
+        kind: of the examples, and of the learner's task.
+        encode: turns question and completion into token ids.
+        section: the stage's section of the config, for messages.
+    """
+
+    kind: ExampleKind
+    encode: Encoder
+    section: str
+    epochs: int
+    batch_size: int
+    max_tokens: int
+    held_out_fraction: float
+
+
+def train_supervised(config: Config, lesson: Lesson, model_path: str) -> dict[str, Any]:
+    """Train as configured and return what summary.json holds.
+
+    Raises:
+        R1RayError: with a message for the user; the run directory holds what was done until then.
+    """
+    run_dir = RunDirectory(config.run.dir)
+    examples = Examples(config.data.train, lesson.kind, encode=lesson.encode, max_tokens=lesson.max_tokens)
+    train, held_out = examples.split(lesson.held_out_fraction)
+    run_dir.create(resume=config.resume)
+    checkpoints = CheckpointStore(run_dir.checkpoints_url, keep=config.checkpoint.keep)
+    newest = checkpoints.newest() if config.resume else None
+    step = newest[1].step if newest else 0
+    run_dir.write_text(CONFIG_FILE, to_yaml(config))
+    metrics, events = MetricsLog(run_dir), EventLog(run_dir)
+    metrics.truncate_after(step if newest else -1)
+    total_steps = lesson.epochs * -(-len(train) // lesson.batch_size)
+    # Nothing is compared with a reference.
+    algorithm = replace(config.algorithm, kl_coef=0.0)
+    try:
+        with ExitStack() as stack:
+            console = stack.enter_context(RunConsole(total_steps, first_step=step))
+            interrupt = stack.enter_context(InterruptFlag(console.message))
+            sinks = open_sinks(
+                run_dir,
+                config.tracking,
+                run_name=config.run.name,
+                run_config=asdict(config),
+                events=events,
+                first_step=step,
+            )
+            stack.callback(sinks.close)
+            if attach_ray(config):
+                stack.callback(ray.shutdown)
+            placement = plan_placement(config, rollout=False)
+            stack.callback(placement.release)
+            options = learner_options(
+                config, model_path, placement, task=lesson.kind, total_steps=total_steps, algorithm=algorithm
+            )
+            learner = LearnerPool(options, placement.learner)
+            stack.callback(learner.shutdown)
+            learner.start()
+            learner.wait_started()
+            task = make_task(lesson.kind, algorithm, temperature=1.0, max_completion_tokens=lesson.max_tokens)
+            restarts_left = config.learner.max_restarts
+
+            def recover(death: LearnerDied) -> int:
+                nonlocal restarts_left
+                restarts_left -= 1
+                state = restart_learner(
+                    learner,
+                    checkpoints,
+                    death,
+                    initial=RunState(step=0, phase=0, cursor={}),
+                    restarts_left=restarts_left,
+                    on_event=events.write,
+                )
+                console.message(f"{death}\nlearner started again, going on from step {state.step}")
+                return state.step
+
+            loop = SupervisedLoop(
+                config,
+                examples=examples,
+                train=train,
+                held_out=held_out,
+                epochs=lesson.epochs,
+                batch_size=lesson.batch_size,
+                learner=learner,
+                task_metrics=task.metrics,
+                metrics=metrics,
+                sinks=sinks,
+                console=console,
+                checkpoints=checkpoints,
+                interrupted=interrupt.is_set,
+                recover=recover,
+                step=step,
+            )
+            if newest:
+                check_cursor(newest[1].cursor, loop.cursor())
+                learner.load(newest[0], step)
+                console.message(f"resumed from {newest[0]}")
+                events.write("resumed", step=step)
+            loop.run()
+    except Interrupted as stop:
+        raise Interrupted(
+            f"{stop}: a checkpoint is in {run_dir.checkpoints_url}; the same command with resume=true goes on"
+        ) from None
+    finally:
+        summary = _conclude(run_dir, metrics, events, examples, config)
+    plain = RunConsole(total_steps)
+    plain.table(supervised_table(summary))
+    plain.message(f"report: {summary['report']}")
+    return summary
+
+
+def _conclude(
+    run_dir: RunDirectory, metrics: MetricsLog, events: EventLog, examples: Examples, config: Config
+) -> dict[str, Any]:
+    """Write summary and report from what is on disk, also after a failure."""
+    for reason, count in examples.skipped.items():
+        events.write("examples_skipped", reason=reason, count=count)
+    report = write_report(run_dir)
+    summary = supervised_summary(
+        metrics.read(), stage=config.stage, examples=examples.size, event_counts=events.counts, report=report
+    )
+    run_dir.write_text(SUMMARY_FILE, json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    metrics.close()
+    events.close()
+    return summary
