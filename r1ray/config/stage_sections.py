@@ -60,6 +60,8 @@ class EndpointConfig:
 class SelectionConfig:
     """Which sampled completions are kept, by `rejection` and `cold_start`."""
 
+    # Prompts to sample from at most, in a shuffled order; null: all of data.train.
+    max_prompts: int | None = None
     # Completions sampled per prompt, and kept at most.
     samples_per_prompt: int = 4
     max_kept_per_prompt: int = 1
@@ -84,7 +86,7 @@ class SelectionConfig:
     # Supplied samples (columns question, completion) mixed in, and their share of all samples written.
     general: list[DatasetConfig] = field(default_factory=list)
     general_share: float = 0.25
-    # Prompts sampled and written together: what an interruption costs at most.
+    # Prompts of one file of candidates.
     prompts_per_shard: int = 256
     # A model that rewrites each kept completion to be readable; one that changes the answer is not used.
     rewrite: EndpointConfig = field(default_factory=EndpointConfig)

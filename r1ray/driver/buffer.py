@@ -78,6 +78,14 @@ class GroupBuffer:
         kept = [slot.graded[i] for i in sorted(slot.graded) if slot.graded[i].grade.verdict is not Verdict.ERROR]
         return Group(slot.request.group_id, slot.request.prompt, tuple(kept))
 
+    def take_any(self) -> Group | None:
+        """Return a group that is complete, whichever; where the order does not matter."""
+        for place, group_id in enumerate(self._waiting):
+            if self._slots[group_id].complete:
+                self._waiting.insert(0, self._waiting.pop(place))
+                return self.take_next()
+        return None
+
     def errored(self, group_id: str) -> list[GradedCompletion]:
         """Return the completions of a group whose grading failed, for the record."""
         graded = self._slots[group_id].graded.values()

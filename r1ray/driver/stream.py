@@ -30,16 +30,24 @@ class Clock(Protocol):
 
 
 def make_requests(
-    prompts: Sequence[Prompt], *, namespace: str, seed: int, group_size: int, sampling: SamplingParams, step: int = 0
+    prompts: Sequence[Prompt],
+    *,
+    namespace: str,
+    seed: int,
+    group_size: int,
+    sampling: SamplingParams,
+    step: int = 0,
+    numbered: bool = True,
 ) -> list[GroupRequest]:
     """Ask for `group_size` completions of every prompt.
 
     Seeds are a hash of run seed, group id and sample index: they need no state, so a resumed run and a
-    resent group sample as the first attempt did.
+    resent group sample as the first attempt did. Group ids hold the prompt's number among `prompts`, by which a prompt
+    may come twice; not `numbered`, where prompts are unique and their number changes from call to call.
     """
     requests = []
     for index, prompt in enumerate(prompts):
-        group_id = f"{namespace}/{index}/{prompt.prompt_id}"
+        group_id = f"{namespace}/{index}/{prompt.prompt_id}" if numbered else f"{namespace}/{prompt.prompt_id}"
         seeds = tuple(_seed(seed, group_id, i) for i in range(group_size))
         requests.append(GroupRequest(group_id, prompt, sampling, seeds, tuple(range(group_size)), step))
     return requests
@@ -136,8 +144,13 @@ class CompletionStream:
             self._generating_s += now - self._generating_since
             self._generating_since = now if self._rollout.outstanding else None
 
-    def groups(self, buffer: GroupBuffer, *, clock: Clock | None = None) -> Iterator[Group]:
-        """Yield the buffer's groups in submission order, pumping until all have come.
+    def groups(self, buffer: GroupBuffer, *, clock: Clock | None = None, ordered: bool = True) -> Iterator[Group]:
+        """Yield the buffer's groups, pumping until all have come.
+
+        Args:
+            buffer: of `open`.
+            clock: gets the seconds spent waiting.
+            ordered: in submission order; else as they are completed.
 
         Raises:
             Interrupted: the user asked to stop.
@@ -146,7 +159,7 @@ class CompletionStream:
         while not buffer.exhausted:
             if self._interrupted():
                 raise Interrupted("stopped by the user")
-            group = buffer.take_next()
+            group = buffer.take_next() if ordered else buffer.take_any()
             if group is not None:
                 self._forget(group.group_id)
                 yield group

@@ -156,11 +156,7 @@ class RolloutLog:
 
     def write(self, step: int, rows: Sequence[RolloutRow]) -> None:
         """Write the file of `step`, replacing one that is there."""
-        sink = io.BytesIO()
-        with pq.ParquetWriter(sink, SCHEMA, compression="zstd") as writer:
-            for start in range(0, len(rows), _ROWS_PER_CHUNK):
-                writer.write_table(_table(rows[start : start + _ROWS_PER_CHUNK]))
-        self._run_dir.write_bytes(rollout_file(step), sink.getvalue())
+        self._run_dir.write_bytes(rollout_file(step), rows_as_parquet(rows))
 
     def read(self, step: int, *, columns: Sequence[str] | None = None) -> pa.Table:
         """Return the table of `step`, or some of its columns.
@@ -181,6 +177,15 @@ class RolloutLog:
         for stored in self.steps():
             if stored > step:
                 self._run_dir.delete(rollout_file(stored))
+
+
+def rows_as_parquet(rows: Sequence[RolloutRow]) -> bytes:
+    """Return a parquet file of rows."""
+    sink = io.BytesIO()
+    with pq.ParquetWriter(sink, SCHEMA, compression="zstd") as writer:
+        for start in range(0, len(rows), _ROWS_PER_CHUNK):
+            writer.write_table(_table(rows[start : start + _ROWS_PER_CHUNK]))
+    return sink.getvalue()
 
 
 def rollout_file(step: int) -> str:
