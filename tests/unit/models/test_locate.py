@@ -61,6 +61,8 @@ def test_file_is_refused(tmp_path: Path):
         ("SmolLM2-135M", "smollm2-135m"),
         ("smollm2-135", "smollm2-135m"),
         ("embeded", "embedded"),
+        ("embedded-bilingul", "embedded-bilingual"),
+        ("embedded-bilingual-smal", "embedded-bilingual-small"),
     ],
 )
 def test_near_miss_is_named(path: str, meant: str):
@@ -84,6 +86,15 @@ def test_embedded_is_the_packaged_directory(tmp_path: Path, monkeypatch: pytest.
     assert Path(locate.__file__).parent / "base" == locate._BASE_DIR
     monkeypatch.setattr(locate, "_BASE_DIR", make_model(tmp_path / "base"))
     assert locate_model("embedded") == str(tmp_path / "base")
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"), [("embedded-bilingual", "bilingual"), ("embedded-bilingual-small", "bilingual_small")]
+)
+def test_bilingual_models_are_packaged_directories(name: str, folder: str):
+    assert locate_model(name) == str(Path(locate.__file__).parent / folder)
+    with pytest.raises(ModelError, match=r"model\.revision applies to hub ids only"):
+        locate_model(name, "v2")
 
 
 def test_embedded_that_was_not_built_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
