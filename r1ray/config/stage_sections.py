@@ -101,6 +101,8 @@ class PreferencesConfig:
     judge: EndpointConfig = field(default_factory=EndpointConfig)
     # Completions sampled per prompt from the model.
     samples_per_prompt: int = 2
+    # Pairs made of each prompt's completions at most.
+    max_pairs_per_prompt: int = 1
     # Judgements of each pair, half of them with the two swapped; scores are averaged.
     num_judgements: int = 4
     # Pairs whose mean verdict is nearer to a tie are dropped: 2 is much better, 1 better, 0 as good.

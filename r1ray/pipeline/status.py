@@ -30,7 +30,8 @@ def status_table(
             stage.name,
             stage.config.stage,
             ", ".join(_made_from(stage)),
-            f"{state.state.value}{f': {state.why}' if state.why else ''}",
+            # What a waiting stage waits for stands beside it.
+            f"{state.state.value}{f': {state.why}' if state.why and state.state is not State.WAITING else ''}",
             progress(stage, state),
         ]
         table.add_row(*cells, *([intentions[stage.name]] if intentions else []), style=_STYLES.get(state.state))

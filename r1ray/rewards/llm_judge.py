@@ -42,6 +42,7 @@ class LLMJudgeReward:
     """A judge's word, in [0, 1].
 
     correctness: 1 or 0 for the summary against the prompt's answer, with the verdict.
+    safety: 1 or 0 for the whole response, by the majority of `num_judgements`, with a verdict.
     helpfulness: the mean over `num_judgements` of pairwise verdicts against a reference reply, 1 much better, 0.5 as
     good, 0 much worse; no verdict. Every second judgement shows the two in the other order, and the first order is
     drawn by a hash of the texts, so that a judge's liking for a place evens out.
@@ -78,10 +79,10 @@ class LLMJudgeReward:
         Args:
             base_url: root of the API, such as `http://judge:8000/v1`.
             model: its name at the endpoint.
-            mode: `correctness` or `helpfulness`.
+            mode: `correctness`, `helpfulness` or `safety`.
             api_key_env: name of the environment variable with the key; None: the endpoint asks for none.
             reference_column: metadata column of the reference reply; None: the prompt's answer.
-            num_judgements: None: 1 for correctness, 4 for helpfulness.
+            num_judgements: None: 4 for helpfulness, 1 for the others.
             temperature: of the judge.
             max_tokens: of its reply; one that is cut has no verdict.
             timeout_s: of one attempt.
@@ -102,8 +103,8 @@ class LLMJudgeReward:
             raise ConfigError(
                 f"reward llm_judge: option base_url must start with http:// or https://, got {base_url!r}"
             )
-        defaults = {"correctness": 1, "helpfulness": 4}
-        self._num_judgements = defaults[mode] if num_judgements is None else num_judgements
+        by_mode = 4 if mode == "helpfulness" else 1
+        self._num_judgements = by_mode if num_judgements is None else num_judgements
         _check_positive(
             num_judgements=self._num_judgements,
             max_tokens=max_tokens,
@@ -140,6 +141,8 @@ class LLMJudgeReward:
         texts = {"QUESTION": "1+1?", "REFERENCE": "2", "SUBMISSION": "2"}
         if self._mode == "helpfulness":
             texts = {"USER": "1+1?", "A": "2", "B": "3"}
+        if self._mode == "safety":
+            texts = {"USER": "1+1?", "RESPONSE": "2"}
         replies = self._ask([_Question("check", texts)])
         reply = replies["check"]
         if isinstance(reply, Failure):
@@ -149,6 +152,15 @@ class LLMJudgeReward:
         """Close the cache."""
         self._cache.close()
 
+    def judgements(self, items: Sequence[tuple[Prompt, Completion]]) -> list[list[float] | str]:
+        """Return every judgement of each completion, in [0, 1], or the reason why there is none.
+
+        Judgements of `helpfulness` show the two in turn in one order and in the other.
+        """
+        plans = [self._plan(prompt, completion) for prompt, completion in items]
+        replies = self._ask([question for plan in plans if isinstance(plan, list) for question in plan])
+        return [plan.detail if isinstance(plan, RewardResult) else self._values(plan, replies) for plan in plans]
+
     def score(self, items: Sequence[tuple[Prompt, Completion]]) -> list[RewardResult]:
         """Judge completions; whatever fails for one is its verdict `error`."""
         plans = [self._plan(prompt, completion) for prompt, completion in items]
@@ -156,6 +168,9 @@ class LLMJudgeReward:
         return [plan if isinstance(plan, RewardResult) else self._result(plan, replies) for plan in plans]
 
     def _plan(self, prompt: Prompt, completion: Completion) -> RewardResult | list[_Question]:
+        if self._mode == "safety":
+            texts = {"USER": prompt.question, "RESPONSE": completion.text}
+            return [self._keyed(texts, number) for number in range(self._num_judgements)]
         column = self._reference_column
         reference = prompt.answer if column is None else prompt.metadata.get(column)
         if reference is None or not str(reference).strip():
@@ -178,6 +193,9 @@ class LLMJudgeReward:
             swapped = (first + number) % 2 == 1
             one, other = (reference, reply) if swapped else (reply, reference)
             texts = {"USER": question, "A": one, "B": other}
+        return self._keyed(texts, number, swapped=swapped)
+
+    def _keyed(self, texts: dict[str, str], number: int, *, swapped: bool = False) -> _Question:
         endpoint = self._endpoint
         content = [endpoint.base_url, endpoint.model, endpoint.temperature, endpoint.max_tokens]
         content += [self._mode, self._instructions, texts, number]
@@ -210,20 +228,26 @@ class LLMJudgeReward:
         failures = self._client.ask(requests, on_reply=keep)
         return {**replies, **failures}
 
-    def _result(self, questions: Sequence[_Question], replies: dict[str, str | Failure]) -> RewardResult:
+    def _values(self, questions: Sequence[_Question], replies: dict[str, str | Failure]) -> list[float] | str:
         values = []
         for question in questions:
             reply = replies[question.key]
             if isinstance(reply, Failure):
-                return RewardResult(0.0, Verdict.ERROR, reply.reason)
+                return reply.reason
             value = read_verdict(self._mode, reply)
             assert value is not None, "replies without a verdict are failures"
             values.append(1 - value if question.swapped else value)
+        return values
+
+    def _result(self, questions: Sequence[_Question], replies: dict[str, str | Failure]) -> RewardResult:
+        values = self._values(questions, replies)
+        if isinstance(values, str):
+            return RewardResult(0.0, Verdict.ERROR, values)
         mean = math.fsum(values) / len(values)
         if self._mode == "helpfulness":
             return RewardResult(mean, detail=f"judged {', '.join(f'{value:g}' for value in values)}")
         correct = mean > 0.5
-        detail = f"judged correct in {sum(values):g} of {len(values)}"
+        detail = f"judged {'safe' if self._mode == 'safety' else 'correct'} in {sum(values):g} of {len(values)}"
         return RewardResult(float(correct), Verdict.CORRECT if correct else Verdict.WRONG, detail)
 
 

@@ -70,7 +70,7 @@ def sample_and_select(config: Config) -> dict[str, Any]:
     supplied = supplied_samples(config.selection)
     run_dir.create(resume=config.resume)
     run_dir.write_text(CONFIG_FILE, to_yaml(config))
-    console = _console()
+    console = plain_or_rich()
     candidates = collect(
         config,
         inputs,
@@ -230,6 +230,7 @@ def _evaluation_texts(config: Config) -> Iterator[str]:
                 yield record.answer
 
 
-def _console() -> Console:
+def plain_or_rich() -> Console:
+    """Return a console that styles on terminals only."""
     console = Console(highlight=False)
     return console if console.is_terminal else plain_console(console)
