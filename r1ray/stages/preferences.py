@@ -11,10 +11,9 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,7 +25,7 @@ from r1ray.errors import DataError, GraderError
 from r1ray.rewards.llm_judge import LLMJudgeReward
 from r1ray.rewards.scopes import summary as summary_of
 from r1ray.stages.pairs import JudgedPair, Pair, agrees_with_itself, decide, length_bias, make_pairs, match_lengths
-from r1ray.stages.rejection import collect, plain_or_rich, prepare
+from r1ray.stages.rejection import batches, collect, plain_or_rich, prepare
 from r1ray.tracking.run_dir import CONFIG_FILE, SUMMARY_FILE, RunDirectory
 from r1ray.types import Completion, Group, Prompt, Verdict
 
@@ -34,8 +33,6 @@ DATA_FILE = "data/preferences.parquet"
 # Completions judged together; each batch has the deadline `rewards.batch_timeout_s`.
 BATCH = 64
 _REFERENCE = "other_completion"
-
-T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -120,7 +117,7 @@ def _pairs(
     )
     judged: list[JudgedPair] = []
     counts = _Counts()
-    for batch in _batches(made, BATCH):
+    for batch in batches(made, BATCH):
         for pair, values in zip(batch, judge.judgements([_shown(pair) for pair in batch]), strict=True):
             counts.judged += 1
             if isinstance(values, str):
@@ -181,7 +178,7 @@ def _labels(
     )
     rows: list[dict[str, Any]] = []
     counts, labels = _Counts(), Counter[str]()
-    for batch in _batches(completions, BATCH):
+    for batch in batches(completions, BATCH):
         for (prompt, completion), values in zip(batch, judge.judgements(batch), strict=True):
             counts.judged += 1
             if isinstance(values, str):
@@ -221,9 +218,3 @@ def _check_failures(config: Config, counts: _Counts) -> None:
             f"the judge failed for {counts.failed} of {counts.judged}, more than rewards.max_error_fraction={limit:g}: "
             "what it has said is kept; see to the endpoint, then resume=true goes on"
         )
-
-
-def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch

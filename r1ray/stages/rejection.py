@@ -13,9 +13,10 @@ import hashlib
 import json
 import random
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 from rich.console import Console
 
@@ -30,6 +31,7 @@ from r1ray.models.locate import locate_model
 from r1ray.models.tokenizer import load_tokenizer
 from r1ray.rewards.registry import check_judges, check_prompts, check_rewards
 from r1ray.stages.candidates import Candidates
+from r1ray.stages.rewriting import Rewriter
 from r1ray.stages.sampling import sampling_stream
 from r1ray.stages.selection import Selector
 from r1ray.stages.training_data import DataWriter, supplied_samples
@@ -41,6 +43,10 @@ from r1ray.types import Prompt, SamplingParams
 
 # Blocks of prompts under way at a time, so that workers do not idle at the tail of one.
 BLOCKS = 2
+# Prompts whose completions an endpoint rewrites together.
+REWRITTEN_TOGETHER = 64
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +74,9 @@ def sample_and_select(config: Config) -> dict[str, Any]:
         contamination=_contamination(config),
     )
     supplied = supplied_samples(config.selection)
+    rewriter = Rewriter(config, selector) if config.selection.rewrite.base_url is not None else None
+    if rewriter is not None:
+        rewriter.check()
     run_dir.create(resume=config.resume)
     run_dir.write_text(CONFIG_FILE, to_yaml(config))
     console = plain_or_rich()
@@ -81,10 +90,15 @@ def sample_and_select(config: Config) -> dict[str, Any]:
     )
     counts = SelectionCounts()
     writer = DataWriter(run_dir, config)
-    for group in candidates.groups():
-        judged = selector.judge(group)
-        counts.add(group.prompt, judged)
-        writer.add_sampled(group.prompt, [one for one in judged if one.reason is None])
+    for batch in batches(candidates.groups(), REWRITTEN_TOGETHER):
+        kept = []
+        for group in batch:
+            judged = selector.judge(group)
+            counts.add(group.prompt, judged)
+            kept += [(group.prompt, one) for one in judged if one.reason is None]
+        texts = [one for _, one in kept] if rewriter is None else rewriter.rewrite(kept)
+        for (prompt, _), one in zip(kept, texts, strict=True):
+            writer.add_sampled(prompt, one)
     if not counts.kept:
         raise DataError(
             f"none of {counts.sampled} completions is kept: {counts.reasons_in_words()}; they are in "
@@ -93,6 +107,8 @@ def sample_and_select(config: Config) -> dict[str, Any]:
     wanted = round(counts.kept * config.selection.general_share / (1 - config.selection.general_share))
     counts.supplied, counts.supplied_dropped = writer.add_supplied(supplied, wanted, selector)
     summary = {"stage": config.stage, "model": config.model.path, **counts.as_json(), "written": writer.finish()}
+    if rewriter is not None:
+        summary["rewriting"] = dict(rewriter.counts.most_common())
     run_dir.write_text(SUMMARY_FILE, json.dumps(summary, indent=2, allow_nan=False) + "\n")
     console.print(selection_table(summary))
     return summary
@@ -228,6 +244,13 @@ def _evaluation_texts(config: Config) -> Iterator[str]:
             yield record.question
             if record.answer:
                 yield record.answer
+
+
+def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Yield lists of `size` items, the last one shorter."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
 
 
 def plain_or_rich() -> Console:

@@ -18,7 +18,7 @@ from r1ray.data.ngrams import NgramIndex
 from r1ray.rewards.language import LanguageReward
 from r1ray.rewards.repetition import count_repeated
 from r1ray.template import THINK_CLOSE, THINK_OPEN, Parts, parse_r1, parse_r1_zero
-from r1ray.types import GradedCompletion, Group, Verdict
+from r1ray.types import Completion, GradedCompletion, Group, Prompt, Verdict
 
 NOT_GRADED = "could not be graded"
 TRUNCATED = "cut off at the limit"
@@ -43,12 +43,14 @@ class Judged:
 
     Attributes:
         reason: why it is not kept; None: it is.
-        text: in R1's form; empty where it has no form.
+        text: in R1's form, or as it is where it has no form.
+        rewritten: whether `text` is somebody else's version of it.
     """
 
     graded: GradedCompletion
     reason: str | None
     text: str
+    rewritten: bool = False
 
 
 class Selector:
@@ -105,11 +107,16 @@ class Selector:
         if parts is None and config.require_format:
             return FORM
         thinking = parts.think if parts is not None else completion.text.partition(THINK_CLOSE)[0]
+        return self.unreadable(group.prompt, completion, thinking)
+
+    def unreadable(self, prompt: Prompt, completion: Completion, thinking: str) -> str | None:
+        """Return what makes a completion hard to read; None: nothing."""
+        config = self._config
         if config.drop_code_blocks and _CODE_BLOCK.search(thinking):
             return CODE
         if config.max_paragraph_chars and max(map(len, thinking.split("\n\n"))) > config.max_paragraph_chars:
             return PARAGRAPH
-        if self._language(group.prompt, completion).value < config.min_language_consistency:
+        if self._language(prompt, completion).value < config.min_language_consistency:
             return LANGUAGE
         repeated, total = count_repeated(completion.text, n=_REPEATED_WORDS)
         if total and repeated / total > config.max_repetition:

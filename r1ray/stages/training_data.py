@@ -91,30 +91,29 @@ class DataWriter:
         self._sampling = json.dumps({**sampling, "max_completion_tokens": r.max_completion_tokens})
         self._rows: list[dict[str, Any]] = []
 
-    def add_sampled(self, prompt: Prompt, kept: Sequence[Judged]) -> None:
-        """Add the kept completions of a prompt."""
-        for one in kept:
-            completion, grade = one.graded.completion, one.graded.grade
-            self._rows.append(
-                {
-                    "id": f"{prompt.prompt_id}/{completion.sample_index}",
-                    "question": prompt.question,
-                    "completion": one.text,
-                    "domain": prompt.domain,
-                    "task": prompt.task,
-                    "answer": prompt.answer,
-                    "target_language": prompt.metadata.get("target_language"),
-                    "source": "sampled",
-                    "prompt_id": prompt.prompt_id,
-                    "model": self._config.model.path,
-                    "sampling": self._sampling,
-                    "completion_tokens": len(completion.completion_ids),
-                    "reward": grade.reward,
-                    "breakdown": list(grade.breakdown.items()),
-                    "verdict": grade.verdict.value,
-                    "rewritten": False,
-                }
-            )
+    def add_sampled(self, prompt: Prompt, one: Judged) -> None:
+        """Add a kept completion of a prompt."""
+        completion, grade = one.graded.completion, one.graded.grade
+        self._rows.append(
+            {
+                "id": f"{prompt.prompt_id}/{completion.sample_index}",
+                "question": prompt.question,
+                "completion": one.text,
+                "domain": prompt.domain,
+                "task": prompt.task,
+                "answer": prompt.answer,
+                "target_language": prompt.metadata.get("target_language"),
+                "source": "sampled",
+                "prompt_id": prompt.prompt_id,
+                "model": self._config.model.path,
+                "sampling": self._sampling,
+                "completion_tokens": len(completion.completion_ids),
+                "reward": grade.reward,
+                "breakdown": list(grade.breakdown.items()),
+                "verdict": grade.verdict.value,
+                "rewritten": one.rewritten,
+            }
+        )
 
     def add_supplied(self, supplied: Sequence[Supplied], wanted: int, selector: Selector) -> tuple[int, Counter[str]]:
         """Add supplied samples, drawn by the run's seed; return how many, and why others were dropped."""

@@ -4,7 +4,10 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -62,3 +65,76 @@ def tools() -> Any:
     from types import SimpleNamespace
 
     return SimpleNamespace(train_command=train_command, run_train=run_train, metrics_of=metrics_of, root=ROOT)
+
+
+class Endpoint:
+    """A chat-completions server; `reply(user_text, number)` returns a text, or (status, headers, body)."""
+
+    def __init__(self):
+        self.reply = lambda text, number: "It is.\n[[CORRECT]]"
+        self.bodies: list[dict] = []
+        self.times: list[float] = []
+        self.keys: list[str | None] = []
+        self.at_once = self.most_at_once = 0
+        self.released = threading.Event()
+        self._lock = threading.Lock()
+        endpoint = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self):
+                endpoint._answer(self)
+
+            def log_message(self, *_):
+                pass
+
+        class Server(ThreadingHTTPServer):
+            request_queue_size = 64
+
+            def handle_error(self, *_):
+                pass  # clients that gave up
+
+        self._server = Server(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+        self._thread.start()
+
+    def _answer(self, handler):
+        body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
+        with self._lock:
+            self.bodies.append(body)
+            self.times.append(time.monotonic())
+            self.keys.append(handler.headers["Authorization"])
+            number = len(self.bodies)
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
+        given = self.reply(body["messages"][-1]["content"], number)
+        with self._lock:
+            self.at_once -= 1
+        if isinstance(given, str):
+            choice = {"index": 0, "message": {"role": "assistant", "content": given}, "finish_reason": "stop"}
+            given = (200, {}, json.dumps({"id": "1", "object": "chat.completion", "created": 0, "choices": [choice]}))
+        status, headers, text = given
+        handler.send_response(status)
+        for name, value in {
+            "Content-Type": "application/json",
+            "Content-Length": len(text.encode()),
+            **headers,
+        }.items():
+            handler.send_header(name, str(value))
+        handler.end_headers()
+        handler.wfile.write(text.encode())
+
+    def close(self):
+        self.released.set()
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+@pytest.fixture
+def endpoint():
+    served = Endpoint()
+    yield served
+    served.close()
