@@ -2,7 +2,8 @@
 
 Writes a tokenizer and a pretrained model of at most about a million parameters in the Hugging Face layout, then samples
 what was written on held-out questions and logs what it can do: sometimes right, often well formed, and nearly always
-right when it takes the trouble to work digit by digit. Reinforcement learning starts from here.
+right when it takes the trouble to work digit by digit. Reinforcement learning starts from here. Where other work shares
+the cores, set OMP_NUM_THREADS=1: threads that wait for each other cost more than they bring.
 
     base              English, `arithmetic` only: model `embedded`
     bilingual         English and Chinese, all bilingual tasks: model `embedded-bilingual`
@@ -93,14 +94,14 @@ FAMILIES: Mapping[str, Family] = {
         bilingual_corpus.CORPUS,
         train_bilingual_tokenizer,
         Shape(),
-        PretrainConfig(steps=500, documents_per_step=40, float32_muon=True),
+        PretrainConfig(steps=600, documents_per_step=40, float32_muon=True),
         measure_bilingual,
     ),
     "bilingual_small": Family(
         bilingual_corpus.CORPUS,
         train_bilingual_tokenizer,
         Shape("llama", hidden_size=96, intermediate_size=160, num_hidden_layers=3, num_attention_heads=3),
-        PretrainConfig(steps=700, documents_per_step=40, float32_muon=True),
+        PretrainConfig(steps=800, documents_per_step=40, float32_muon=True),
         measure_bilingual,
     ),
 }

@@ -63,8 +63,8 @@ def orthogonalize(matrices: Tensor) -> Tensor:
         matrices: [N, rows, columns].
     """
     tall = matrices.shape[-2] > matrices.shape[-1]
-    wide = matrices.mT if tall else matrices
-    wide = wide / wide.norm(dim=(-2, -1), keepdim=True).clamp(min=_EPSILON)
+    wide: Tensor = matrices.mT if tall else matrices
+    wide = wide.div(torch.linalg.matrix_norm(wide, keepdim=True).clamp(min=_EPSILON))
     a, b, c = _QUINTIC
     for _ in range(_ITERATIONS):
         gram = wide @ wide.mT

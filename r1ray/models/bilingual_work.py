@@ -153,16 +153,16 @@ def glance_choice(numbers: Sequence[int], right: str, language: str, draw: rando
 def digit_choice(numbers: Sequence[int], right: str, wording: str, draw: random.Random) -> tuple[str, str]:
     """Return the digit sums of all options, the best of them, and the letter that it belongs to.
 
-    `37, 82, ..` gives `A: 3 + 7 = 10. B: 8 + 2 = 10. .. The largest sum is 15.`
+    `31, 80, ..` gives `3 + 1 = 4 A. 8 + 0 = 8 B. .. The largest sum is 8 B.`
     """
     words = draw.choice(CHOICE_WORDS[wording])
     sums = [number // 10 + number % 10 for number in numbers]
     best = sums["ABCD".index(right)]
     lines = [
-        f"{letter}: {number // 10} + {number % 10} = {total}{words.stop}"
+        f"{number // 10} + {number % 10} = {total} {letter}{words.stop}"
         for letter, number, total in zip("ABCD", numbers, sums, strict=True)
     ]
-    lines.append(f"{words.verdict[best == max(sums)]} {best}{words.stop}")
+    lines.append(f"{words.verdict[best == max(sums)]} {best} {right}{words.stop}")
     opening = words.opening
     if draw.random() < _SECOND_THOUGHT_SHARE:
         guess = _letter(right, _RIGHT_CHOICE_GUESS_SHARE, draw)

@@ -1,7 +1,7 @@
 """The embedded task `bilingual_choices`: which of four numbers has the largest or smallest sum of digits.
 
-A glance at the leading digits often misleads; adding up every number's digits settles it. A hash of the numbers
-and of what is asked decides the split.
+A glance at the leading digits often misleads; adding up every number's digits settles it. All digit sums have one
+digit. A hash of the numbers and of what is asked decides the split.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from r1ray.data.embedded.item import TaskItem
 from r1ray.data.embedded.streams import language_at, open_stream, split_of
 
 LETTERS = "ABCD"
+_LARGEST_DIGIT_SUM = 9
 LARGEST, SMALLEST = "largest", "smallest"
 _PHRASINGS = {
     ("en", LARGEST): ("Which number has the largest digit sum?", "Choose the number with the largest sum of digits:"),
@@ -61,8 +62,9 @@ def _best(numbers: list[int], wish: str) -> int:
 
 def _draw_numbers(draw: random.Random, wish: str) -> list[int]:
     """Draw four different numbers of which exactly one is what is asked for."""
+    allowed = [number for number in range(10, 100) if digit_sum(number) <= _LARGEST_DIGIT_SUM]
     while True:
-        numbers = draw.sample(range(10, 100), len(LETTERS))
+        numbers = draw.sample(allowed, len(LETTERS))
         sums = [digit_sum(number) for number in numbers]
         if sums.count(digit_sum(_best(numbers, wish))) == 1:
             return numbers
