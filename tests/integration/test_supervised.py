@@ -60,7 +60,7 @@ def sample(prompt: list[int], completion: list[int], *, worth: float = 1.0, key:
 
 
 def random_ids(draw: random.Random, count: int) -> list[int]:
-    return [draw.randrange(5, 400) for _ in range(count)]
+    return [draw.randrange(5, 250) for _ in range(count)]
 
 
 def one_step(opts: LearnerOptions, samples: list[TrainingSample], directory: Path) -> dict[str, float]:
