@@ -54,7 +54,9 @@ def _figures(groups: Sequence[Group], *, judged: bool) -> dict[str, float]:
             figures["pass_at_1_stderr"] = math.sqrt(sum((r - mean) ** 2 for r in rates) / (len(rates) - 1) / len(rates))
     for name in sorted({name for g in graded for name in g.grade.breakdown} - {"accuracy"}):
         given = [g.grade.breakdown[name] for g in graded if name in g.grade.breakdown]
-        figures["format_rate" if name == "format" else f"{name}_mean"] = sum(given) / len(given)
+        # `module:function` is called by the function.
+        short = name.rpartition(":")[2]
+        figures["format_rate" if name == "format" else f"{short}_mean"] = sum(given) / len(given)
     figures["completion_tokens_mean"] = sum(len(g.completion.completion_ids) for g in graded) / len(graded)
     figures["truncated_fraction"] = sum(g.completion.finish_reason == "length" for g in graded) / len(graded)
     return figures

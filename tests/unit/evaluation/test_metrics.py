@@ -48,6 +48,12 @@ def test_every_reward_is_averaged_over_the_completions_that_it_judged() -> None:
     assert metrics["eval/ungraded_fraction"] == 0.25
 
 
+def test_a_reward_of_ones_own_is_called_by_its_function() -> None:
+    grade = Grade(0.5, {"my_rewards:brevity": 0.5}, RIGHT)
+    metrics = evaluation_metrics([group("p", "own", grade)], expected_completions=1)
+    assert metrics["eval/brevity_mean"] == 0.5
+
+
 def test_where_nothing_measures_accuracy_the_verdict_counts() -> None:
     metrics = evaluation_metrics(
         [group("p", "own", graded(RIGHT, own=1), graded(WRONG, own=0))], expected_completions=2
