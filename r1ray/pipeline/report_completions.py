@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from r1ray.pipeline.report_records import StageRecord
+from r1ray.template import THINK_CLOSE, THINK_OPEN
 from r1ray.tracking.report_samples import shorten, split_thinking, spread
 from r1ray.tracking.rollouts import RolloutLog
 from r1ray.tracking.run_dir import RunDirectory
@@ -121,7 +122,9 @@ def _sample(row: Mapping[str, Any], verdicts: Sequence[str]) -> dict[str, Any]:
     return {
         "question": shorten(row["question"]),
         "answer": None if row["answer"] is None else shorten(row["answer"]),
-        "think": shorten(think.strip()),
+        # Without its tags, whose letters would make every text one that runs from left to right.
+        "think": shorten(think.strip().removeprefix(THINK_OPEN).removesuffix(THINK_CLOSE).strip()),
+        "unclosed": bool(think) and THINK_CLOSE not in think,
         "rest": shorten(rest.strip()),
         "tokens": len(row["completion_ids"]),
         "finish_reason": row["finish_reason"],

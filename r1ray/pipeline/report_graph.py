@@ -14,8 +14,8 @@ from typing import Any
 from r1ray.pipeline.references import references
 from r1ray.pipeline.report_records import StageRecord
 
-BOX_WIDTH, BOX_HEIGHT, EVALUATION_HEIGHT = 172, 64, 40
-_COLUMN_GAP, _ROW_GAP, _LANE_HEIGHT, _MARGIN = 58, 26, 10, 6
+BOX_WIDTH, BOX_HEIGHT, EVALUATION_HEIGHT = 146, 64, 58
+_COLUMN_GAP, _ROW_GAP, _LANE_HEIGHT, _MARGIN = 36, 26, 10, 6
 _SWEEPS = 6
 
 

@@ -88,8 +88,7 @@ def _group(name: str, rows: list[tuple[str, str]], metrics: Sequence[Mapping[str
     figure = _FIGURES.get(name) or _LAST_FIGURES.get(name) or _Figure(_plain(name))
     unit = ", %" if figure.form == "percent" else ""
     shown = [
-        {"label": domain or "all prompts", "metric": metric, "cells": _cells(metric, figure, metrics)}
-        for domain, metric in sorted(rows)
+        {"label": domain, "metric": metric, "cells": _cells(metric, figure, metrics)} for domain, metric in sorted(rows)
     ]
     return {"title": figure.title + unit, "rows": shown}
 

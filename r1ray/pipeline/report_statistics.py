@@ -15,6 +15,7 @@ from typing import Any
 from r1ray.pipeline.report_records import figures, is_number
 
 _TOTAL = "total"
+_SHOWN_ELSEWHERE = ("wall_s",)
 _SHARE = re.compile(r"(^|[_/])(rate|fraction|share|accuracy|pass_at_\d+)($|_)")
 
 Numbers = Mapping[str, Any]
@@ -75,7 +76,12 @@ def _facts(flat: Numbers) -> list[dict[str, str]]:
     facts = []
     for name, value in flat.items():
         stem = name.removesuffix("_before")
-        if value is None or "stderr" in name or f"{name.removesuffix('_after')}_before" in flat:
+        if (
+            value is None
+            or name in _SHOWN_ELSEWHERE
+            or "stderr" in name
+            or f"{name.removesuffix('_after')}_before" in flat
+        ):
             continue
         text = figure_text(name, value)
         if stem != name and f"{stem}_after" in flat:
