@@ -72,6 +72,11 @@ def references(config: Config) -> list[Reference]:
     return found
 
 
+def made_from(config: Config) -> list[str]:
+    """Return the stages whose outputs a stage takes, each once."""
+    return list(dict.fromkeys(reference.stage for reference in references(config) if reference.stage))
+
+
 def _unread(stage: str) -> tuple[str, ...]:
     """Return the datasets that a kind of stage does not look at."""
     return {"evaluate": ("data.train",), "grpo": ()}.get(stage, ("data.eval",))

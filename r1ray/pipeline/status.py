@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from rich import box
 from rich.table import Table
 
-from r1ray.pipeline.references import references
+from r1ray.pipeline.references import made_from
 from r1ray.pipeline.spec import Pipeline, Stage
 from r1ray.pipeline.state import StageState, State
 from r1ray.tracking.metrics import MetricsLog, step_of
@@ -29,17 +29,13 @@ def status_table(
         cells = [
             stage.name,
             stage.config.stage,
-            ", ".join(_made_from(stage)),
+            ", ".join(made_from(stage.config)),
             # What a waiting stage waits for stands beside it.
             f"{state.state.value}{f': {state.why}' if state.why and state.state is not State.WAITING else ''}",
             progress(stage, state),
         ]
         table.add_row(*cells, *([intentions[stage.name]] if intentions else []), style=_STYLES.get(state.state))
     return table
-
-
-def _made_from(stage: Stage) -> Iterable[str]:
-    return dict.fromkeys(reference.stage for reference in references(stage.config) if reference.stage)
 
 
 def progress(stage: Stage, state: StageState) -> str:
@@ -61,7 +57,7 @@ def states_as_json(pipeline: Pipeline, states: Mapping[str, StageState]) -> str:
         {
             "stage": stage.name,
             "kind": stage.config.stage,
-            "made_from": list(_made_from(stage)),
+            "made_from": made_from(stage.config),
             "state": states[stage.name].state.value,
             "why": states[stage.name].why,
             "progress": progress(stage, states[stage.name]),

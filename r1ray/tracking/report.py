@@ -1,13 +1,11 @@
 """report.html: the run on one self-contained page.
 
-Gathers curves, samples, events and config into one JSON block inside `report_template.html`, which draws
-them in the browser without loading anything. Completions are untrusted: the block holds no `<`, and the
-page shows text as text only.
+Gathers curves, samples, events and config into the JSON block inside `report_template.html`, which draws them in the
+browser; `page.py` says why completions cannot harm the page.
 """
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
@@ -18,10 +16,10 @@ import yaml
 from r1ray.tracking.events import EventLog
 from r1ray.tracking.jsonl import Record
 from r1ray.tracking.metrics import MetricLine, MetricsLog, metric_names, step_of
+from r1ray.tracking.page import build_page
 from r1ray.tracking.report_samples import collect_samples, shorten
 from r1ray.tracking.rollouts import RolloutLog
 from r1ray.tracking.run_dir import CONFIG_FILE, REPORT_FILE, RunDirectory
-from r1ray.tracking.script_json import script_json
 from r1ray.tracking.summary import build_summary
 
 MAX_POINTS = 400
@@ -138,7 +136,8 @@ def write_report(run_dir: RunDirectory) -> str:
         "steps": collect_samples(RolloutLog(run_dir)),
         "events": _event_table(events.read()),
     }
-    run_dir.write_text(REPORT_FILE, _page(str(content["name"]), content))
+    template = files("r1ray.tracking").joinpath("report_template.html").read_text(encoding="utf-8")
+    run_dir.write_text(REPORT_FILE, build_page(template, title=str(content["name"]), content=content))
     return run_dir.path(REPORT_FILE)
 
 
@@ -211,9 +210,3 @@ def _lookup(config: Any, key: str) -> Any:
             return None
         config = config.get(part)
     return config
-
-
-def _page(title: str, content: dict[str, Any]) -> str:
-    template = files("r1ray.tracking").joinpath("report_template.html").read_text(encoding="utf-8")
-    head, _, tail = template.partition("__R1RAY_CONTENT__")
-    return head.replace("__R1RAY_TITLE__", html.escape(title)) + script_json(content) + tail

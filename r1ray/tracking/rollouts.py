@@ -158,14 +158,17 @@ class RolloutLog:
         """Write the file of `step`, replacing one that is there."""
         self._run_dir.write_bytes(rollout_file(step), rows_as_parquet(rows))
 
-    def read(self, step: int, *, columns: Sequence[str] | None = None) -> pa.Table:
-        """Return the table of `step`, or some of its columns.
+    def read(
+        self, step: int, *, columns: Sequence[str] | None = None, prompt_ids: Sequence[str] | None = None
+    ) -> pa.Table:
+        """Return the table of `step`, or some of its columns, or the rows of some prompts.
 
         Raises:
             FileNotFoundError: nothing was stored for this step.
         """
         content = io.BytesIO(self._run_dir.read_bytes(rollout_file(step)))
-        return pq.read_table(content, columns=None if columns is None else list(columns))
+        wanted = None if prompt_ids is None else [("prompt_id", "in", list(prompt_ids))]
+        return pq.read_table(content, columns=None if columns is None else list(columns), filters=wanted)
 
     def steps(self) -> list[int]:
         """Return the steps that have a file, ascending."""
