@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -60,11 +61,12 @@ def model_table(records: Sequence[StageRecord]) -> dict[str, Any]:
 
 
 def evaluated_metrics(record: StageRecord) -> dict[str, float]:
-    """Return the `eval/..` figures of an evaluation; none where it has not finished."""
+    """Return the finite `eval/..` figures of an evaluation; none where it has not finished."""
     metrics = record.summary.get("metrics")
     if not isinstance(metrics, Mapping):
         return {}
-    return {str(k): float(v) for k, v in metrics.items() if str(k).startswith("eval/") and is_number(v)}
+    numbers = {str(name): float(value) for name, value in metrics.items() if is_number(value)}
+    return {name: value for name, value in numbers.items() if name.startswith("eval/") and math.isfinite(value)}
 
 
 def _column(record: StageRecord, by_stage: Mapping[str, StageRecord]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ error.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +18,9 @@ from r1ray.pipeline.artifacts import STAGE_FILE, Artifact, read_artifact
 from r1ray.pipeline.references import made_from
 from r1ray.pipeline.spec import Pipeline, Stage
 from r1ray.pipeline.state import StageState, State
-from r1ray.tracking.metrics import MetricLine, MetricsLog
-from r1ray.tracking.run_dir import CONFIG_FILE, REPORT_FILE, SUMMARY_FILE, RunDirectory
+from r1ray.tracking.jsonl import read_jsonl
+from r1ray.tracking.metrics import MetricLine
+from r1ray.tracking.run_dir import CONFIG_FILE, METRICS_FILE, REPORT_FILE, SUMMARY_FILE, RunDirectory
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,16 +101,20 @@ def _record(pipeline: Pipeline, stage: Stage, known: StageState | None) -> Stage
 def read_metrics(run_dir: RunDirectory) -> list[MetricLine]:
     """Return the lines of metrics.jsonl that are lines of metrics; none where the file cannot be read."""
     try:
-        lines = MetricsLog(run_dir).read()
-    except (R1RayError, OSError, ValueError, TypeError, KeyError):
+        lines = read_jsonl(run_dir, METRICS_FILE)
+    except (R1RayError, OSError):
         return []
-    lines = [{name: value for name, value in line.items() if value is None or is_number(value)} for line in lines]
-    return [line for line in lines if is_number(line.get("step"))]
+    kept = [{name: value for name, value in line.items() if value is None or _is_finite(value)} for line in lines]
+    return [line for line in kept if line.get("step") is not None]
 
 
 def is_number(value: object) -> bool:
     """Whether a value of JSON is a number; true and false are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def figures(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def figure_text(name: str, value: float | int | None) -> str:
         return f"{value:,.1f} s"
     if isinstance(value, int) or (float(value).is_integer() and abs(value) < 1e15):
         return f"{int(value):,}"
-    return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.4g}"
+    return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.4g}"
 
 
 def _facts(flat: Numbers) -> list[dict[str, str]]:
