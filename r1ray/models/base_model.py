@@ -94,7 +94,7 @@ FAMILIES: Mapping[str, Family] = {
         bilingual_corpus.CORPUS,
         train_bilingual_tokenizer,
         Shape(),
-        PretrainConfig(steps=600, documents_per_step=40, float32_muon=True),
+        PretrainConfig(steps=800, documents_per_step=40, float32_muon=True),
         measure_bilingual,
     ),
     "bilingual_small": Family(

@@ -151,18 +151,23 @@ def glance_choice(numbers: Sequence[int], right: str, language: str, draw: rando
 
 
 def digit_choice(numbers: Sequence[int], right: str, wording: str, draw: random.Random) -> tuple[str, str]:
-    """Return the digit sums of all options, the best of them, and the letter that it belongs to.
+    """Return the digit sums of all options, each with the best so far, and the letter of the best.
 
-    `31, 80, ..` gives `3 + 1 = 4 A. 8 + 0 = 8 B. .. The largest sum is 8 B.`
+    `31, 80, 24, ..` gives `3 + 1 = 4 A. 8 + 0 = 8 B, 8 B. 2 + 4 = 6 C, 8 B. .. The largest sum is 8 B.`
     """
     words = draw.choice(CHOICE_WORDS[wording])
-    sums = [number // 10 + number % 10 for number in numbers]
-    best = sums["ABCD".index(right)]
-    lines = [
-        f"{number // 10} + {number % 10} = {total} {letter}{words.stop}"
-        for letter, number, total in zip("ABCD", numbers, sums, strict=True)
-    ]
-    lines.append(f"{words.verdict[best == max(sums)]} {best} {right}{words.stop}")
+    scored = [(number // 10 + number % 10, letter) for number, letter in zip(numbers, "ABCD", strict=True)]
+    goal = scored["ABCD".index(right)]
+    largest = goal == max(scored, key=lambda entry: entry[0])
+    best = scored[0]
+    lines = []
+    for number, (total, letter) in zip(numbers, scored, strict=True):
+        line = f"{number // 10} + {number % 10} = {total} {letter}"
+        if letter != "A":
+            best = (total, letter) if (total > best[0] if largest else total < best[0]) else best
+            line += f", {best[0]} {best[1]}"
+        lines.append(line + words.stop)
+    lines.append(f"{words.verdict[largest]} {best[0]} {best[1]}{words.stop}")
     opening = words.opening
     if draw.random() < _SECOND_THOUGHT_SHARE:
         guess = _letter(right, _RIGHT_CHOICE_GUESS_SHARE, draw)

@@ -80,6 +80,15 @@ def test_columns_match_an_addition_done_by_hand() -> None:
     }
 
 
+def test_choice_work_keeps_the_best_so_far_as_done_by_hand() -> None:
+    draw = random.Random(1)
+    largest = {digit_choice(NUMBERS, "B", "en", draw)[0].partition("each. ")[2] for _ in range(9)}
+    smallest = {digit_choice(NUMBERS, "D", "en", draw)[0].partition("each. ")[2] for _ in range(9)}
+    sums = "3 + 1 = 4 A. 7 + 2 = 9 B, {} 5 + 0 = 5 C, {} 1 + 2 = 3 D, {}"
+    assert largest == {sums.format("9 B.", "9 B.", "9 B.") + " The largest sum is 9 B."}
+    assert smallest == {sums.format("4 A.", "4 A.", "3 D.") + " The smallest sum is 3 D."}
+
+
 def test_corpus_asks_no_held_out_question_and_careful_work_is_right() -> None:
     held_out = {bilingual_sums(index, seed=5, split="eval").question for index in range(500)}
     held_out |= {bilingual_choices(index, seed=5, split="eval").question for index in range(500)}
