@@ -24,7 +24,12 @@ from provenance import RESULTS, ROOT, provenance
 PIPELINES = ("conf/r1/tiny.yaml", "conf/r1/tiny_ablations.yaml")
 # Two-sided 95% quantiles of Student's t by degrees of freedom.
 T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
-REASONING = ("math", "stem")
+CURVE = (
+    *("step", "train/reward_mean", "train/accuracy_mean", "reward/language_mean", "train/format_mean", "train/loss"),
+    *("train/completion_tokens_mean", "reward/reward_model_mean", "eval/pass_at_1", "eval/loss", "eval/accuracy"),
+    "reward/r1ray.data.embedded.rater:note_quality_reward_mean",
+)
+STUDENTS = ("student_distilled", "student_rl")
 
 Figures = dict[str, float]
 Models = dict[str, Figures]
@@ -49,10 +54,29 @@ def evaluations(directory: Path) -> Models:
     return found
 
 
-def curve(directory: Path, stage: str, names: Sequence[str]) -> list[Figures]:
-    """Return some metrics of a training stage, step by step."""
-    lines = map(json.loads, (directory / stage / "metrics.jsonl").read_text().splitlines())
-    return [{name: line[name] for name in ("step", *names) if line.get(name) is not None} for line in lines]
+def metric_lines(directory: Path, stage: str) -> list[Figures]:
+    """Return the metrics of a training stage, step by step."""
+    return [json.loads(line) for line in (directory / stage / "metrics.jsonl").read_text().splitlines()]
+
+
+def curves(directory: Path) -> dict[str, list[Figures]]:
+    """Return what is worth a picture of every training stage."""
+    return {
+        file.parent.name: [
+            {name: round(line[name], 5) for name in CURVE if line.get(name) is not None}
+            for line in metric_lines(directory, file.parent.name)
+        ]
+        for file in sorted(directory.glob("*/metrics.jsonl"))
+    }
+
+
+def compute(directory: Path, stage: str) -> Figures:
+    """Return what a training stage took: seconds without evaluation, and the learner's floating-point operations."""
+    lines = metric_lines(directory, stage)
+    return {
+        "train_s": sum(line.get("time/step_s", 0.0) for line in lines),
+        "learner_flops": sum(line.get("learner/model_flops", 0.0) for line in lines),
+    }
 
 
 def interval(values: Sequence[float]) -> dict[str, Any]:
@@ -140,6 +164,14 @@ def main() -> None:
         **provenance(__doc__, "benchmarks/r1_tiny.py --seeds " + " ".join(map(str, arguments.seeds))),
         "pipeline_wall_s": wall_s,
         "claims": claims(seeds),
+        "compute_of_students": {
+            stage: [compute(arguments.dir / f"seed_{seed}", stage) for seed in arguments.seeds] for stage in STUDENTS
+        },
+        "samples": {
+            stage: json.loads((arguments.dir / f"seed_{arguments.seeds[0]}" / stage / "summary.json").read_text())
+            for stage in ("cold_start", "samples")
+        },
+        "curves_of_first_seed": curves(arguments.dir / f"seed_{arguments.seeds[0]}"),
         "models": models,
     }
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
