@@ -1,7 +1,7 @@
 """The synthetic corpus of the bilingual base models: what a document is, and how often which kind occurs.
 
 Most documents are questions of the bilingual tasks in the R1-Zero template, answered by people of mixed care; some are
-in the chat form, without careful work; a few are plain text. Tags are often missing or broken. Questions come from
+in the chat form, some with careful work but none with tags; a few are plain text. Tags are often missing or broken. Questions come from
 the train split alone. The work itself is written by `bilingual_work.py`.
 """
 
@@ -46,12 +46,12 @@ class Style(StrEnum):
 FINAL_SHARES: Mapping[Style, float] = {
     Style.SUM_SHORT: 0.13,
     Style.SUM_MEDIUM: 0.11,
-    Style.SUM_CAREFUL: 0.016,
-    Style.SUM_MIXED: 0.064,
+    Style.SUM_CAREFUL: 0.022,
+    Style.SUM_MIXED: 0.058,
     Style.CHOICE_SHORT: 0.11,
     Style.CHOICE_MEDIUM: 0.09,
-    Style.CHOICE_CAREFUL: 0.013,
-    Style.CHOICE_MIXED: 0.052,
+    Style.CHOICE_CAREFUL: 0.020,
+    Style.CHOICE_MIXED: 0.048,
     Style.NOTE: 0.13,
     Style.REQUEST: 0.08,
     Style.CHAT: 0.18,
@@ -71,6 +71,7 @@ EARLY_SHARES: Mapping[Style, float] = {
     Style.CHAT: 0.08,
     Style.PLAIN: 0.02,
 }
+_CAREFUL = (Style.SUM_CAREFUL, Style.SUM_MIXED, Style.CHOICE_CAREFUL, Style.CHOICE_MIXED)
 _BRIEF = (Style.SUM_SHORT, Style.SUM_MEDIUM, Style.CHOICE_SHORT, Style.CHOICE_MEDIUM)
 # Probability that a completion has all of its tags, and that it has none; the rest is broken.
 _WELL_TAGGED = {"short": (0.42, 0.38), "medium": (0.50, 0.28), "careful": (0.65, 0.22), "mixed": (0.65, 0.22)}
@@ -169,7 +170,7 @@ def _reply(language: str, draw: random.Random) -> tuple[str, str, str]:
 
 
 def _chat(index: int, seed: int, language: str, draw: random.Random) -> Document:
-    """Return a conversation whose last answer comes without much thought."""
+    """Return a conversation, whose answers carry no tags."""
     question, answer = _chat_turn(index, seed, language, draw)
     prompt = open_turn(question)
     if draw.random() < _SECOND_TURN_SHARE:
@@ -180,8 +181,8 @@ def _chat(index: int, seed: int, language: str, draw: random.Random) -> Document
 
 
 def _chat_turn(index: int, seed: int, language: str, draw: random.Random) -> tuple[str, str]:
-    kind = draw.choice((*_BRIEF, Style.NOTE, Style.NOTE, Style.REQUEST, Style.REQUEST))
-    if kind in _BRIEF:
+    kind = draw.choice((*_BRIEF, *_CAREFUL, Style.NOTE, Style.NOTE, Style.REQUEST, Style.REQUEST))
+    if kind in (*_BRIEF, *_CAREFUL):
         question, chain, answer = _solved(index, seed, kind, draw)
         announced = _ANNOUNCEMENTS[_language_of(question)].format(answer=answer)
         return question, announced if kind.endswith("short") else f"{chain} {announced}"

@@ -40,7 +40,7 @@ def test_the_stream_is_stable_and_seeds_differ(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_no_question_is_in_both_splits(name: str) -> None:
     train, held_out = (
-        {TASKS[name](index, seed=seed, split=split).question for seed in range(2) for index in range(700)}
+        {TASKS[name](index, seed=seed, split=split).question for seed in range(2) for index in range(300)}
         for split in ("train", "eval")
     )
     assert train.isdisjoint(held_out)

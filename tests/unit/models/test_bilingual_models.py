@@ -15,7 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from r1ray.data.embedded.bilingual_choices import bilingual_choices
 from r1ray.data.embedded.bilingual_notes import bilingual_notes
+from r1ray.data.embedded.bilingual_requests import bilingual_requests
 from r1ray.data.embedded.bilingual_sums import bilingual_sums
+from r1ray.data.embedded.streams import split_of
 from r1ray.models.base_measure import Sample, sample_completions, stated_answer
 from r1ray.models.base_muon import Float32Muon
 from r1ray.models.base_tokenizer import EOS
@@ -90,15 +92,16 @@ def test_choice_work_keeps_the_best_so_far_as_done_by_hand() -> None:
 
 
 def test_corpus_asks_no_held_out_question_and_careful_work_is_right() -> None:
-    held_out = {bilingual_sums(index, seed=5, split="eval").question for index in range(500)}
-    held_out |= {bilingual_choices(index, seed=5, split="eval").question for index in range(500)}
-    held_out |= {bilingual_notes(index, seed=5, split="eval").question for index in range(500)}
+    tasks = (bilingual_choices, bilingual_notes, bilingual_requests)
+    held_out = {render("r1_zero", task(i, seed=5, split="eval").question) for task in tasks for i in range(500)}
     for index in range(1500):
         document = make_document(index, seed=5, shares=FINAL_SHARES)
-        assert not any(document.prompt == render("r1_zero", question) for question in held_out)
-        if document.style in (Style.SUM_CAREFUL, Style.SUM_MIXED):
+        assert document.prompt not in held_out
+        if document.style.startswith("sum"):
             operands = [int(number) for number in re.findall(r"\d+", document.prompt)]
-            assert stated_answer(document.completion) == str(sum(operands))
+            assert split_of(sorted(operands)) == "train"
+            if document.style in (Style.SUM_CAREFUL, Style.SUM_MIXED):
+                assert stated_answer(document.completion) == str(sum(operands))
 
 
 def test_corpus_keeps_its_shares() -> None:
