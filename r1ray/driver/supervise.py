@@ -105,63 +105,38 @@ class WeightSync:
         return worst
 
 
-def restart_learner(
-    learner: LearnerPool,
-    checkpoints: CheckpointStore,
-    death: LearnerDied,
-    *,
-    initial: RunState,
-    restarts_left: int,
-    on_event: Callable[..., None],
-) -> RunState:
-    """Start the learner again from the newest checkpoint and return the state of the run that its weights belong to.
-
-    Args:
-        learner: of which a process died.
-        checkpoints: of the run.
-        death: why.
-        initial: where a run without a checkpoint begins.
-        restarts_left: after this one; negative: none was left for it.
-        on_event: takes a kind and fields.
-
-    Raises:
-        LearnerError: `learner.max_restarts` is used up.
-        LearnerDied: it died again meanwhile.
-    """
-    on_event("learner_died", reason=str(death), restarts_left=max(0, restarts_left + 1))
-    if restarts_left < 0:
-        raise LearnerError(f"{death}; learner.max_restarts is used up") from death
-    learner.restart()
-    newest = checkpoints.newest()
-    state = newest[1] if newest else initial
-    if newest:
-        learner.load(newest[0], state.step)
-    on_event("learner_restarted", step=state.step, restarts_left=restarts_left)
-    return state
-
-
 class LearnerRecovery:
     """Starts the learner again from the newest checkpoint after one of its processes died."""
 
     def __init__(
         self,
         learner: LearnerPool,
-        weights: WeightSync,
         checkpoints: CheckpointStore,
         *,
-        initial: RunState,
         max_restarts: int,
         on_event: Callable[..., None],
         say: Callable[[str], None],
+        initial: RunState | None = None,
+        then: Callable[[], None] = lambda: None,
     ) -> None:
-        """Take the parts; `initial` is where a run without a checkpoint begins."""
+        """Take the parts.
+
+        Args:
+            learner: whose processes are watched.
+            checkpoints: of the run.
+            max_restarts: before the run ends.
+            on_event: takes a kind and fields.
+            say: tells the user something.
+            initial: where a run without a checkpoint begins; None: at step 0.
+            then: brings those that depend on the learner back to it.
+        """
         self._learner = learner
-        self._weights = weights
         self._checkpoints = checkpoints
-        self._initial = initial
         self._restarts_left = max_restarts
         self._on_event = on_event
         self._say = say
+        self._initial = initial or RunState(step=0, phase=0, cursor={})
+        self._then = then
 
     def __call__(self, death: LearnerDied) -> RunState:
         """Bring the learner back and return the state of the run that its weights belong to.
@@ -170,15 +145,16 @@ class LearnerRecovery:
             LearnerError: `learner.max_restarts` is used up.
             LearnerDied: it died again meanwhile.
         """
+        self._on_event("learner_died", reason=str(death), restarts_left=self._restarts_left)
+        if self._restarts_left <= 0:
+            raise LearnerError(f"{death}; learner.max_restarts is used up") from death
         self._restarts_left -= 1
-        state = restart_learner(
-            self._learner,
-            self._checkpoints,
-            death,
-            initial=self._initial,
-            restarts_left=self._restarts_left,
-            on_event=self._on_event,
-        )
-        self._weights.connect()
+        self._learner.restart()
+        newest = self._checkpoints.newest()
+        state = newest[1] if newest else self._initial
+        if newest:
+            self._learner.load(newest[0], state.step)
+        self._then()
+        self._on_event("learner_restarted", step=state.step, restarts_left=self._restarts_left)
         self._say(f"{death}\nlearner started again, going on from step {state.step}")
         return state

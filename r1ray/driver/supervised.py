@@ -49,7 +49,7 @@ class SupervisedLoop:
         console: RunConsole,
         checkpoints: CheckpointStore,
         interrupted: Callable[[], bool],
-        recover: Callable[[LearnerDied], int],
+        recover: Callable[[LearnerDied], RunState],
         step: int,
     ) -> None:
         """Take the parts.
@@ -68,7 +68,7 @@ class SupervisedLoop:
             console: what the user sees.
             checkpoints: of the run.
             interrupted: whether the user asked to stop.
-            recover: brings a learner back that died and returns the step of its weights.
+            recover: brings a learner back that died and returns the state of its weights.
             step: optimizer steps done.
         """
         self.config = config
@@ -99,7 +99,7 @@ class SupervisedLoop:
         while True:
             try:
                 if death is not None:
-                    self.step = self.recover(death)
+                    self.step = self.recover(death).step
                     self.metrics.truncate_after(self.step)
                 if self.step == 0 and self.metrics.last_step is None:
                     self.record(self.evaluate())

@@ -128,12 +128,12 @@ def train_grpo(config: Config) -> Summary:
                 evaluate=evaluate,
                 recover_learner=LearnerRecovery(
                     parts.learner,
-                    parts.weights,
                     checkpoints,
-                    initial=RunState(step=0, phase=0, cursor=initial_cursor),
                     max_restarts=config.learner.max_restarts,
                     on_event=events.write,
                     say=console.message,
+                    initial=RunState(step=0, phase=0, cursor=initial_cursor),
+                    then=parts.weights.connect,
                 ),
                 state=state,
             ).run()

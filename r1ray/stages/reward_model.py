@@ -35,7 +35,6 @@ def train_reward_model(config: Config) -> dict[str, Any]:
     lesson = Lesson(
         section.kind,
         encode,
-        "reward_model",
         section.epochs,
         section.batch_size,
         section.max_tokens,

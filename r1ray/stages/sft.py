@@ -26,5 +26,5 @@ def train_sft(config: Config) -> dict[str, Any]:
         return builder.encode(question)[1], builder.encode_completion(completion)
 
     sft = config.sft
-    lesson = Lesson("sft", encode, "sft", sft.epochs, sft.batch_size, sft.max_tokens, sft.held_out_fraction)
+    lesson = Lesson("sft", encode, sft.epochs, sft.batch_size, sft.max_tokens, sft.held_out_fraction)
     return train_supervised(config, lesson, model_path)

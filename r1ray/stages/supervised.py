@@ -12,15 +12,15 @@ from typing import Any
 
 import ray
 
-from r1ray.checkpoint import CheckpointStore, RunState
+from r1ray.checkpoint import CheckpointStore
 from r1ray.config.load import to_yaml
 from r1ray.config.schema import Config
 from r1ray.data.examples import Encoder, ExampleKind, Examples
 from r1ray.driver.interrupt import InterruptFlag
 from r1ray.driver.placement import attach_ray, plan_placement
-from r1ray.driver.supervise import restart_learner
+from r1ray.driver.supervise import LearnerRecovery
 from r1ray.driver.supervised import SupervisedLoop, check_cursor
-from r1ray.errors import Interrupted, LearnerDied
+from r1ray.errors import Interrupted
 from r1ray.learner.pool import LearnerPool
 from r1ray.learner.task import make_task
 from r1ray.stages.learning import learner_options
@@ -40,16 +40,26 @@ class Lesson:
     Attributes:
         kind: of the examples, and of the learner's task.
         encode: turns question and completion into token ids.
-        section: the stage's section of the config, for messages.
+        batch_size: examples per optimizer step.
+        max_tokens: longer samples are skipped.
     """
 
     kind: ExampleKind
     encode: Encoder
-    section: str
     epochs: int
     batch_size: int
     max_tokens: int
     held_out_fraction: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Records:
+    """What a run leaves behind."""
+
+    run_dir: RunDirectory
+    checkpoints: CheckpointStore
+    metrics: MetricsLog
+    events: EventLog
 
 
 def train_supervised(config: Config, lesson: Lesson, model_path: str) -> dict[str, Any]:
@@ -60,104 +70,110 @@ def train_supervised(config: Config, lesson: Lesson, model_path: str) -> dict[st
     """
     run_dir = RunDirectory(config.run.dir)
     examples = Examples(config.data.train, lesson.kind, encode=lesson.encode, max_tokens=lesson.max_tokens)
-    train, held_out = examples.split(lesson.held_out_fraction)
+    split = examples.split(lesson.held_out_fraction)
+    total_steps = lesson.epochs * -(-len(split[0]) // lesson.batch_size)
     run_dir.create(resume=config.resume)
-    checkpoints = CheckpointStore(run_dir.checkpoints_url, keep=config.checkpoint.keep)
-    newest = checkpoints.newest() if config.resume else None
-    step = newest[1].step if newest else 0
     run_dir.write_text(CONFIG_FILE, to_yaml(config))
-    metrics, events = MetricsLog(run_dir), EventLog(run_dir)
-    metrics.truncate_after(step if newest else -1)
-    total_steps = lesson.epochs * -(-len(train) // lesson.batch_size)
-    # Nothing is compared with a reference.
-    algorithm = replace(config.algorithm, kl_coef=0.0)
+    checkpoints = CheckpointStore(run_dir.checkpoints_url, keep=config.checkpoint.keep)
+    records = _Records(run_dir, checkpoints, MetricsLog(run_dir), EventLog(run_dir))
     try:
-        with ExitStack() as stack:
-            console = stack.enter_context(RunConsole(total_steps, first_step=step))
-            interrupt = stack.enter_context(InterruptFlag(console.message))
-            sinks = open_sinks(
-                run_dir,
-                config.tracking,
-                run_name=config.run.name,
-                run_config=asdict(config),
-                events=events,
-                first_step=step,
-            )
-            stack.callback(sinks.close)
-            if attach_ray(config):
-                stack.callback(ray.shutdown)
-            placement = plan_placement(config, rollout=False)
-            stack.callback(placement.release)
-            options = learner_options(
-                config, model_path, placement, task=lesson.kind, total_steps=total_steps, algorithm=algorithm
-            )
-            learner = LearnerPool(options, placement.learner)
-            stack.callback(learner.shutdown)
-            learner.start()
-            learner.wait_started()
-            task = make_task(lesson.kind, algorithm, temperature=1.0, max_completion_tokens=lesson.max_tokens)
-            restarts_left = config.learner.max_restarts
-
-            def recover(death: LearnerDied) -> int:
-                nonlocal restarts_left
-                restarts_left -= 1
-                state = restart_learner(
-                    learner,
-                    checkpoints,
-                    death,
-                    initial=RunState(step=0, phase=0, cursor={}),
-                    restarts_left=restarts_left,
-                    on_event=events.write,
-                )
-                console.message(f"{death}\nlearner started again, going on from step {state.step}")
-                return state.step
-
-            loop = SupervisedLoop(
-                config,
-                examples=examples,
-                train=train,
-                held_out=held_out,
-                epochs=lesson.epochs,
-                batch_size=lesson.batch_size,
-                learner=learner,
-                task_metrics=task.metrics,
-                metrics=metrics,
-                sinks=sinks,
-                console=console,
-                checkpoints=checkpoints,
-                interrupted=interrupt.is_set,
-                recover=recover,
-                step=step,
-            )
-            if newest:
-                check_cursor(newest[1].cursor, loop.cursor())
-                learner.load(newest[0], step)
-                console.message(f"resumed from {newest[0]}")
-                events.write("resumed", step=step)
-            loop.run()
+        _train(config, lesson, model_path, examples, split, total_steps, records)
     except Interrupted as stop:
         raise Interrupted(
             f"{stop}: a checkpoint is in {run_dir.checkpoints_url}; the same command with resume=true goes on"
         ) from None
     finally:
-        summary = _conclude(run_dir, metrics, events, examples, config)
-    plain = RunConsole(total_steps)
-    plain.table(supervised_table(summary))
-    plain.message(f"report: {summary['report']}")
+        summary = _conclude(records, examples, config)
+    console = RunConsole(total_steps)
+    console.table(supervised_table(summary))
+    console.message(f"report: {summary['report']}")
     return summary
 
 
-def _conclude(
-    run_dir: RunDirectory, metrics: MetricsLog, events: EventLog, examples: Examples, config: Config
-) -> dict[str, Any]:
+def _train(
+    config: Config,
+    lesson: Lesson,
+    model_path: str,
+    examples: Examples,
+    split: tuple[list[int], list[int]],
+    total_steps: int,
+    records: _Records,
+) -> None:
+    """Start the learner where the newest checkpoint is, and run the loop to its end."""
+    newest = records.checkpoints.newest() if config.resume else None
+    step = newest[1].step if newest else 0
+    # A run without a checkpoint starts over, its first evaluation included.
+    records.metrics.truncate_after(step if newest else -1)
+    # Nothing is compared with a reference.
+    algorithm = replace(config.algorithm, kl_coef=0.0)
+    with ExitStack() as stack:
+        console = stack.enter_context(RunConsole(total_steps, first_step=step))
+        interrupt = stack.enter_context(InterruptFlag(console.message))
+        sinks = open_sinks(
+            records.run_dir,
+            config.tracking,
+            run_name=config.run.name,
+            run_config=asdict(config),
+            events=records.events,
+            first_step=step,
+        )
+        stack.callback(sinks.close)
+        if attach_ray(config):
+            stack.callback(ray.shutdown)
+        placement = plan_placement(config, rollout=False)
+        stack.callback(placement.release)
+        options = learner_options(
+            config, model_path, placement, task=lesson.kind, total_steps=total_steps, algorithm=algorithm
+        )
+        learner = LearnerPool(options, placement.learner)
+        stack.callback(learner.shutdown)
+        learner.start()
+        learner.wait_started()
+        task = make_task(lesson.kind, algorithm, temperature=1.0, max_completion_tokens=lesson.max_tokens)
+        loop = SupervisedLoop(
+            config,
+            examples=examples,
+            train=split[0],
+            held_out=split[1],
+            epochs=lesson.epochs,
+            batch_size=lesson.batch_size,
+            learner=learner,
+            task_metrics=task.metrics,
+            metrics=records.metrics,
+            sinks=sinks,
+            console=console,
+            checkpoints=records.checkpoints,
+            interrupted=interrupt.is_set,
+            recover=LearnerRecovery(
+                learner,
+                records.checkpoints,
+                max_restarts=config.learner.max_restarts,
+                on_event=records.events.write,
+                say=console.message,
+            ),
+            step=step,
+        )
+        if newest:
+            check_cursor(newest[1].cursor, loop.cursor())
+            learner.load(newest[0], step)
+            console.message(f"resumed from {newest[0]}")
+            records.events.write("resumed", step=step)
+        loop.run()
+
+
+def _conclude(records: _Records, examples: Examples, config: Config) -> dict[str, Any]:
     """Write summary and report from what is on disk, also after a failure."""
     for reason, count in examples.skipped.items():
-        events.write("examples_skipped", reason=reason, count=count)
-    report = write_report(run_dir)
+        records.events.write("examples_skipped", reason=reason, count=count)
+    report = write_report(records.run_dir)
     summary = supervised_summary(
-        metrics.read(), stage=config.stage, examples=examples.size, event_counts=events.counts, report=report
+        records.metrics.read(),
+        stage=config.stage,
+        examples=examples.size,
+        event_counts=records.events.counts,
+        report=report,
     )
-    run_dir.write_text(SUMMARY_FILE, json.dumps(summary, indent=2, allow_nan=False) + "\n")
-    metrics.close()
-    events.close()
+    records.run_dir.write_text(SUMMARY_FILE, json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    records.metrics.close()
+    records.events.close()
     return summary
