@@ -1,8 +1,8 @@
 """The synthetic corpus of the bilingual base models: what a document is, and how often which kind occurs.
 
 Most documents are questions of the bilingual tasks in the R1-Zero template, answered by people of mixed care; some are
-in the chat form, some with careful work but none with tags; a few are plain text. Tags are often missing or broken. Questions come from
-the train split alone. The work itself is written by `bilingual_work.py`.
+in the chat form, some of these with careful work but none with tags; a few are plain text. Tags are often missing or
+broken. Questions come from the train split alone. The work itself is written by `bilingual_work.py`.
 """
 
 from __future__ import annotations
