@@ -72,6 +72,8 @@ class SelectionConfig:
     min_reward: float | None = None
     # Share of the chain's words that must be in the prompt's language (0: not checked).
     min_language_consistency: float = 0.9
+    # Shortest chain of thought in characters, as lucky guesses teach nothing (0: not checked).
+    min_chain_chars: int = 0
     # Longest paragraph of the chain in characters (0: not checked).
     max_paragraph_chars: int = 4000
     # Drop chains of thought that hold code blocks.

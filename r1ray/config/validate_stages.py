@@ -68,6 +68,7 @@ def check_selection(config: Config) -> None:
     }.items():
         require(0 <= share <= 1, key, "in [0, 1]", share, "it is a share")
     require(0 <= s.general_share < 1, "selection.general_share", "in [0, 1)", s.general_share, "it is a share")
+    require(s.min_chain_chars >= 0, "selection.min_chain_chars", ">= 0", s.min_chain_chars, "0 is no limit")
     require(s.max_paragraph_chars >= 0, "selection.max_paragraph_chars", ">= 0", s.max_paragraph_chars, "0 is no limit")
     require(s.decontaminate_ngram >= 0, "selection.decontaminate_ngram", ">= 0", s.decontaminate_ngram, "0 is never")
     fewest = 2 if p.kind == "pairwise" else 1

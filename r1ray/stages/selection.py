@@ -26,6 +26,7 @@ WRONG = "not correct"
 LOW_REWARD = "reward too low"
 FORM = "not in the template's form"
 LANGUAGE = "mixed languages"
+SHORT = "chain too short"
 PARAGRAPH = "over-long paragraph"
 CODE = "code block in the reasoning"
 REPETITION = "repetition"
@@ -112,6 +113,8 @@ class Selector:
     def unreadable(self, prompt: Prompt, completion: Completion, thinking: str) -> str | None:
         """Return what makes a completion hard to read; None: nothing."""
         config = self._config
+        if len(thinking.strip()) < config.min_chain_chars:
+            return SHORT
         if config.drop_code_blocks and _CODE_BLOCK.search(thinking):
             return CODE
         if config.max_paragraph_chars and max(map(len, thinking.split("\n\n"))) > config.max_paragraph_chars:

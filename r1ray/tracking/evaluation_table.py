@@ -20,7 +20,10 @@ def evaluation_table(metrics: Mapping[str, float]) -> Table:
         table.add_column(heading, justify="left" if not heading else "right")
     for figure in figures:
         prefixes = ("eval/", *(f"eval/{domain}/" for domain in domains))
-        table.add_row(figure.replace("_", " "), *(_cell(metrics, prefix + figure) for prefix in prefixes))
+        table.add_row(
+            figure.replace("pass_at_", "pass@").replace("_", " "),
+            *(_cell(metrics, prefix + figure) for prefix in prefixes),
+        )
     return table
 
 

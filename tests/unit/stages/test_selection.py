@@ -70,6 +70,12 @@ def test_a_reward_can_be_asked_for() -> None:
     assert reasons(selector(min_reward=1.5), graded(reward=1.0)) == [selection.LOW_REWARD]
 
 
+def test_lucky_guesses_can_be_left_out() -> None:
+    guess = "<think>\nA guess.\n</think>\n\n4"
+    assert reasons(selector(), graded(guess)) == [None]
+    assert reasons(selector(min_chain_chars=20), graded(guess), graded(GOOD)) == [selection.SHORT, None]
+
+
 def test_code_in_the_summary_is_no_fault() -> None:
     assert reasons(selector(), graded(GOOD + "\n```\nprint(4)\n```")) == [None]
 
