@@ -62,6 +62,8 @@ def check_selection(config: Config) -> None:
         "preferences.prompts_per_shard": p.prompts_per_shard,
     }.items():
         require(value >= 1, key, ">= 1", value, "it is a count")
+    if s.max_prompts is not None:
+        require(s.max_prompts >= 1, "selection.max_prompts", ">= 1 or null", s.max_prompts, "it is a count")
     for key, share in {
         "selection.min_language_consistency": s.min_language_consistency,
         "selection.max_repetition": s.max_repetition,

@@ -50,7 +50,7 @@ class Examples:
         self._columns = config.columns
         self._encode = encode
         self._max_tokens = max_tokens
-        self._source = _open(config, kind)
+        self._source = open_examples(config, kind)
         if self._source.size is None:
             raise DataError("data.train must have an end: set its size, or that of each part")
         self.size: int = self._source.size
@@ -119,7 +119,12 @@ class Examples:
         return [(_text(record, columns.completion), 1.0 if label else -1.0)]
 
 
-def _open(config: DatasetConfig, kind: ExampleKind) -> PromptSource:
+def open_examples(config: DatasetConfig, kind: ExampleKind) -> PromptSource:
+    """Open a dataset with the columns that a kind of example needs, and without answers.
+
+    Raises:
+        DataError: as `open_source`, or a part is mixed by shares or steps.
+    """
     if not config.parts:
         return open_source(replace(config, columns=_with_needed(config.columns, kind)))
     for part in config.parts:

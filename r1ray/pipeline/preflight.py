@@ -8,12 +8,15 @@ from pathlib import Path
 
 from r1ray.config.data_sections import DatasetConfig, SourceConfig
 from r1ray.config.schema import Config
+from r1ray.data.examples import ExampleKind, open_examples
 from r1ray.data.sources import open_source
 from r1ray.errors import ConfigError, ModelError, R1RayError
 from r1ray.models.locate import locate_model
 from r1ray.pipeline.references import OUTPUT_KINDS, SCHEME, references, stray_references
 from r1ray.pipeline.spec import Pipeline, Stage
 from r1ray.rewards.registry import check_judges, check_rewards
+from r1ray.stages.preferences import check_judge
+from r1ray.stages.rewriting import check_rewriting
 
 _CAUSAL = "ForCausalLM"
 _CLASSIFIER = "ForSequenceClassification"
@@ -62,24 +65,35 @@ def check_stage_inputs(name: str, config: Config) -> None:
     """
     try:
         _check_models(config)
-        for dataset in _datasets(config):
+        for dataset, kind in _datasets(config):
             sources: Sequence[SourceConfig] = dataset.parts or [dataset]
-            for source in sources:
-                if not source.name.startswith(SCHEME):
-                    open_source(source)
-        if config.stage not in ("sft", "reward_model") and not _awaits_rewards(config):
+            if not any(source.name.startswith(SCHEME) for source in sources):
+                open_source(dataset) if kind is None else open_examples(dataset, kind)
+        if config.stage == "preferences":
+            check_judge(config)
+        if config.stage in ("rejection", "cold_start"):
+            check_rewriting(config)
+        if config.stage not in ("sft", "reward_model", "preferences") and not _awaits_rewards(config):
             check_rewards(config.rewards, config.sandbox)
             check_judges(config.rewards, config.sandbox)
     except R1RayError as error:
         raise type(error)(f"stage {name}: {error}") from error
 
 
-def _datasets(config: Config) -> list[DatasetConfig]:
-    datasets = [] if config.stage == "evaluate" else [config.data.train]
+def _datasets(config: Config) -> list[tuple[DatasetConfig, ExampleKind | None]]:
+    """Return what a stage reads, and as what kind of example; None: as prompts."""
+    if config.stage == "sft":
+        return [(config.data.train, "sft")]
+    if config.stage == "reward_model":
+        return [(config.data.train, config.reward_model.kind)]
+    datasets: list[tuple[DatasetConfig, ExampleKind | None]] = []
+    if config.stage != "evaluate":
+        datasets.append((config.data.train, None))
     if config.stage in ("grpo", "evaluate"):
-        datasets.append(config.data.eval)
+        datasets.append((config.data.eval, None))
     if config.stage in ("rejection", "cold_start"):
-        datasets += [*config.selection.general, *config.selection.decontaminate]
+        datasets += [(dataset, "sft") for dataset in config.selection.general]
+        datasets += [(dataset, None) for dataset in config.selection.decontaminate]
     return datasets
 
 

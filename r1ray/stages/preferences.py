@@ -53,8 +53,7 @@ def collect_preferences(config: Config) -> dict[str, Any]:
     style = "r1_zero" if config.template.name == "r1_zero" else "r1"
     ungraded = replace(config.rewards, terms=[RewardTerm("format", 0.0, {"style": style})])
     sampling = replace(config, rewards=ungraded)
-    judge = _judge(config, run_dir)
-    judge.check()
+    check_judge(config)
     inputs = prepare(sampling, samples_per_prompt=preferences.samples_per_prompt)
     run_dir.create(resume=config.resume)
     run_dir.write_text(CONFIG_FILE, to_yaml(config))
@@ -67,6 +66,7 @@ def collect_preferences(config: Config) -> dict[str, Any]:
         prompts_per_shard=preferences.prompts_per_shard,
         console=console,
     )
+    judge = _judge(config, run_dir)
     make = _pairs if preferences.kind == "pairwise" else _labels
     try:
         rows, figures = make(config, candidates.groups(), judge, console)
@@ -84,7 +84,20 @@ def collect_preferences(config: Config) -> dict[str, Any]:
     return summary
 
 
-def _judge(config: Config, run_dir: RunDirectory) -> LLMJudgeReward:
+def check_judge(config: Config) -> None:
+    """Ask the judge one easy thing.
+
+    Raises:
+        GraderError, ConfigError: it does not answer, or its key is not set.
+    """
+    judge = _judge(config, None)
+    try:
+        judge.check()
+    finally:
+        judge.close()
+
+
+def _judge(config: Config, run_dir: RunDirectory | None) -> LLMJudgeReward:
     preferences, endpoint = config.preferences, config.preferences.judge
     assert endpoint.base_url is not None, "checked with the config"
     return LLMJudgeReward(
@@ -101,7 +114,7 @@ def _judge(config: Config, run_dir: RunDirectory) -> LLMJudgeReward:
         requests_per_minute=endpoint.requests_per_minute,
         max_concurrency=endpoint.max_concurrency,
         batch_timeout_s=config.rewards.batch_timeout_s,
-        cache_dir=str(run_dir.local_path("judge")) if run_dir.is_local else None,
+        cache_dir=str(run_dir.local_path("judge")) if run_dir is not None and run_dir.is_local else None,
     )
 
 

@@ -33,6 +33,16 @@ _INSTRUCTIONS = (
 )
 
 
+def check_rewriting(config: Config) -> None:
+    """Ask the endpoint of `selection.rewrite` one easy thing, where there is one.
+
+    Raises:
+        GraderError, ConfigError: it does not answer, or its key is not set.
+    """
+    if config.selection.rewrite.base_url is not None:
+        Rewriter(config, None).check()
+
+
 class Rewriter:
     """Asks one endpoint.
 
@@ -40,8 +50,8 @@ class Rewriter:
         counts: what became of the completions: `rewritten`, or why the original was kept.
     """
 
-    def __init__(self, config: Config, selector: Selector) -> None:
-        """Connect to `selection.rewrite`.
+    def __init__(self, config: Config, selector: Selector | None) -> None:
+        """Connect to `selection.rewrite`; without a selector, only to see whether it is there.
 
         Raises:
             ConfigError: its key is not set.
@@ -94,6 +104,7 @@ class Rewriter:
             self.counts[f"kept the original: {failure.reason if failure else 'no reply'}"] += 1
             return one
         parts = parse_r1(reply)
+        assert self._selector is not None, "there is something to rewrite"
         completion = replace(one.graded.completion, text=reply, finish_reason="stop")
         reason = "not in R1's form" if parts is None else self._selector.unreadable(prompt, completion, parts.think)
         if reason is None and not self._is_right(prompt, completion):

@@ -10,7 +10,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 
 from r1ray.config.schema import Config
 from r1ray.config.stage_sections import SelectionConfig
+from r1ray.data.examples import open_examples
 from r1ray.data.records import Record
-from r1ray.data.sources import open_source
 from r1ray.errors import DataError
 from r1ray.stages.selection import Judged, Selector
 from r1ray.tracking.run_dir import RunDirectory
@@ -66,8 +66,7 @@ def supplied_samples(config: SelectionConfig) -> list[Supplied]:
     found = []
     for number, dataset in enumerate(config.general):
         needed = dataset.columns.completion
-        metadata = list(dict.fromkeys([*dataset.columns.metadata, needed]))
-        source = open_source(replace(dataset, columns=replace(dataset.columns, answer=None, metadata=metadata)))
+        source = open_examples(dataset, "sft")
         if source.size is None:
             raise DataError(f"selection.general[{number}] must have an end: set its size")
         for index in range(source.size):

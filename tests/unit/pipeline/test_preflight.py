@@ -49,6 +49,22 @@ def test_a_policy_is_no_reward_model(tmp_path: Path) -> None:
         check_stage_inputs("zero", config(f"rewards.terms=[{{name: reward_model, options: {{model: '{path}'}}}}]"))
 
 
+def test_supervised_stages_need_no_answers_but_what_they_learn_from(tmp_path: Path) -> None:
+    data = tmp_path / "pairs.jsonl"
+    data.write_text(json.dumps({"question": "q", "chosen": "a", "rejected": "b"}) + "\n")
+    given = ("data.train.source=jsonl", f"data.train.name={data}", "reward_model.max_tokens=256", "sft.max_tokens=256")
+    check_stage_inputs("judge", config("stage=reward_model", *given))
+    with pytest.raises(DataError, match=r"stage dev: .* has no column 'completion'"):
+        check_stage_inputs("dev", config("stage=sft", *given))
+
+
+@pytest.mark.parametrize(("stage", "key"), [("preferences", "preferences.judge"), ("cold_start", "selection.rewrite")])
+def test_judges_and_rewriters_that_are_down_are_noticed(stage: str, key: str) -> None:
+    given = (f"{key}.base_url=http://127.0.0.1:9/v1", f"{key}.model=m", f"{key}.max_retries=0", f"{key}.timeout_s=2")
+    with pytest.raises(GraderError, match="stage late: "):
+        check_stage_inputs("late", config(f"stage={stage}", "data.train.size=4", *given))
+
+
 def test_an_endpoint_that_is_down_is_noticed() -> None:
     options = "{base_url: 'http://127.0.0.1:9/v1', model: judge, max_retries: 0, timeout_s: 2}"
     with pytest.raises(GraderError, match="stage zero: "):
