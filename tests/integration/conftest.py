@@ -64,7 +64,9 @@ def tools() -> Any:
     """Hand the helpers above to tests, which cannot import each other."""
     from types import SimpleNamespace
 
-    return SimpleNamespace(train_command=train_command, run_train=run_train, metrics_of=metrics_of, root=ROOT)
+    return SimpleNamespace(
+        train_command=train_command, run_train=run_train, metrics_of=metrics_of, root=ROOT, Endpoint=Endpoint
+    )
 
 
 class Endpoint:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -10,8 +11,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import ray
 
+from r1ray.config.load import load_config
+from r1ray.errors import ConfigError, DataError, GraderError
 from r1ray.rewards.accuracy import AccuracyReward
+from r1ray.stages.rejection import sample_and_select
 from r1ray.types import Completion, Prompt, Verdict
 
 PROMPTS = 24
@@ -106,7 +111,7 @@ def test_supplied_samples_have_their_share_and_those_of_the_evaluation_are_left_
     assert {row["domain"] for row in supplied} == {"writing"}
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("how", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL])
 def test_nothing_is_sampled_twice(unbroken: Path, tools: Any, tmp_path: Path, how: signal.Signals) -> None:
     run_dir = tmp_path / "stopped"
     start = command(tools, run_dir, "cold_start", "selection.general_share=0.0")
@@ -133,6 +138,7 @@ def test_nothing_is_sampled_twice(unbroken: Path, tools: Any, tmp_path: Path, ho
     ]
 
 
+@pytest.mark.slow
 def test_two_workers_sample_what_one_samples(unbroken: Path, tools: Any, tmp_path: Path) -> None:
     done = run(tools, tmp_path / "two", "cold_start", "rollout.num_workers=2", "selection.general_share=0.0")
     assert done.returncode == 0, done.stderr
@@ -147,37 +153,45 @@ def test_other_settings_do_not_go_on_with_what_is_there(unbroken: Path, tools: A
     assert "holds completions of another model, prompts or sampling" in done.stderr
 
 
-def test_a_selection_that_keeps_nothing_says_why(tools: Any, tmp_path: Path) -> None:
-    done = run(tools, tmp_path / "none", "cold_start", "data.train.size=4", "selection.min_reward=3")
+def sampled_already(run_dir: Path, target: Path) -> Path:
+    """Copy what a job has sampled, so that another one selects from it and samples nothing."""
+    shutil.copytree(run_dir / "candidates", target / "candidates")
+    return target
+
+
+def test_a_selection_that_keeps_nothing_says_why(unbroken: Path, tools: Any, tmp_path: Path) -> None:
+    run_dir = sampled_already(unbroken, tmp_path / "none")
+    done = run(tools, run_dir, "cold_start", "selection.min_reward=3")
     assert done.returncode == 2
-    assert re.search(r"none of 16 completions is kept: \d+ not correct", done.stderr)
-    assert candidates(tmp_path / "none")
+    assert re.search(r"none of 96 completions is kept: \d+ not correct", done.stderr)
+    assert candidates(run_dir) == candidates(unbroken)
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("given", "error", "message"),
     [
-        (["data.train.source=jsonl", "data.train.name=nowhere.jsonl"], "nowhere.jsonl"),
-        (["selection.general=[{source: jsonl, name: nowhere.jsonl}]"], "nowhere.jsonl"),
-        (["selection.decontaminate=[{name: arithmetic, split: eval}]"], "must have an end: set its size"),
-        (["data.train.size=null"], "data.train must have an end"),
-        (["template.name=chat"], "chat template"),
+        (["data.train.source=jsonl", "data.train.name=nowhere.jsonl"], DataError, r"nowhere\.jsonl"),
+        (["selection.general=[{source: jsonl, name: nowhere.jsonl}]"], DataError, r"nowhere\.jsonl"),
+        (["selection.decontaminate=[{name: arithmetic, split: eval}]"], DataError, "must have an end: set its size"),
+        (["data.train.size=null"], DataError, r"data\.train must have an end"),
+        (["template.name=chat"], ConfigError, "chat template"),
         (
-            [
-                "selection.rewrite.base_url=http://127.0.0.1:9/v1",
-                "selection.rewrite.model=m",
-                "selection.rewrite.max_retries=0",
-            ],
-            "selection.rewrite",
+            [f"selection.rewrite.{key}" for key in ("base_url=http://127.0.0.1:9/v1", "model=m", "max_retries=0")],
+            GraderError,
+            r"selection\.rewrite",
         ),
     ],
 )
-def test_what_cannot_work_is_said_before_ray_starts(tools: Any, tmp_path: Path, given: list[str], message: str) -> None:
-    began = time.monotonic()
-    done = run(tools, tmp_path / "refused", "rejection", *given)
-    assert done.returncode != 0
-    assert message in done.stderr
-    assert time.monotonic() - began < 60
+def test_what_cannot_work_is_said_before_ray_starts(
+    tools: Any, tmp_path: Path, given: list[str], error: type[Exception], message: str
+) -> None:
+    config = load_config(
+        tools.root / "conf/quickstart.yaml",
+        ["stage=rejection", "data.train.size=4", f"run.dir={tmp_path / 'refused'}", *given],
+    )
+    with pytest.raises(error, match=message):
+        sample_and_select(config)
+    assert not ray.is_initialized()
     assert not (tmp_path / "refused").exists()
 
 
@@ -188,7 +202,7 @@ def shown(text: str, label: str) -> str:
     return re.search(rf"^BEGIN {label} (\w+)\n(.*?)\nEND {label} \1$", text, re.DOTALL | re.MULTILINE)[2]
 
 
-def test_a_rewrite_counts_only_if_it_is_still_right(tools: Any, tmp_path: Path, endpoint: Any) -> None:
+def test_a_rewrite_counts_only_if_it_is_still_right(unbroken: Path, tools: Any, tmp_path: Path, endpoint: Any) -> None:
     def reply(text: str, number: int) -> str:
         solution = shown(text, "SOLUTION")
         answer = solution.rpartition("\n")[2].strip()
@@ -199,7 +213,7 @@ def test_a_rewrite_counts_only_if_it_is_still_right(tools: Any, tmp_path: Path, 
         return f"<think>\n{thought}{closing}\n\nThe answer is {answer}"
 
     endpoint.reply = reply
-    run_dir = tmp_path / "rewritten"
+    run_dir = sampled_already(unbroken, tmp_path / "rewritten")
     done = run(
         tools,
         run_dir,
@@ -226,20 +240,32 @@ def longer_wins(text: str, number: int) -> str:
     return "[[A>>B]]" if first > second + 3 else "[[B>>A]]" if second > first + 3 else "[[A>B]]"
 
 
-def test_pairs_are_judged_in_both_orders_and_kept_above_the_margin(tools: Any, tmp_path: Path, endpoint: Any) -> None:
-    endpoint.reply = longer_wins
-    run_dir = tmp_path / "pairs"
-    given = [
-        f"preferences.judge.base_url={endpoint.url}",
-        "preferences.judge.model=m",
-        "preferences.samples_per_prompt=4",
-        "preferences.max_pairs_per_prompt=2",
-        "preferences.max_length_bias=10",
-    ]
-    done = run(tools, run_dir, "preferences", *given)
-    assert done.returncode == 0, done.stderr
-    summary = json.loads((run_dir / "summary.json").read_text())
-    pairs = rows(run_dir, "data/preferences.parquet")
+PAIRS = ("preferences.judge.model=m", "preferences.samples_per_prompt=4", "preferences.max_pairs_per_prompt=2")
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory, tools: Any) -> Path:
+    """Pairs, judged by a server that then goes away."""
+    served = tools.Endpoint()
+    served.reply = longer_wins
+    run_dir = tmp_path_factory.mktemp("judged") / "pairs"
+    given = (*PAIRS, f"preferences.judge.base_url={served.url}", "preferences.max_length_bias=10")
+    try:
+        done = run(tools, run_dir, "preferences", *given)
+        assert done.returncode == 0, done.stderr
+        asked = len(served.bodies)
+        again = run(tools, run_dir, "preferences", *given, "resume=true")
+        assert again.returncode == 0, again.stderr
+        # One question is asked to see whether the endpoint is there; what it has said before is kept.
+        assert len(served.bodies) == asked + 1
+    finally:
+        served.close()
+    return run_dir
+
+
+def test_pairs_are_judged_in_both_orders_and_kept_above_the_margin(judged: Path) -> None:
+    summary = json.loads((judged / "summary.json").read_text())
+    pairs = rows(judged, "data/preferences.parquet")
     assert len(pairs) == summary["pairs"] > 0
     assert summary["pairs_judged"] == summary["pairs"] + summary["dropped_by_margin"]
     # Replies of like length go by the place alone, which evens out to a margin of 0.
@@ -249,25 +275,13 @@ def test_pairs_are_judged_in_both_orders_and_kept_above_the_margin(tools: Any, t
         assert len(pair["judgements"]) == 4
         one, other = (pair[k].rpartition("</think>")[2].strip() for k in ("chosen", "rejected"))
         assert len(one) > len(other) + 3
-    asked = len(endpoint.bodies)
-    again = run(tools, run_dir, "preferences", *given, "resume=true")
-    assert again.returncode == 0, again.stderr
-    # One question is asked to see whether the endpoint is there; what it has said before is kept.
-    assert len(endpoint.bodies) == asked + 1
 
 
-def test_labels_are_the_majority_of_the_judgements(tools: Any, tmp_path: Path, endpoint: Any) -> None:
+def test_labels_are_the_majority_of_the_judgements(judged: Path, tools: Any, tmp_path: Path, endpoint: Any) -> None:
     endpoint.reply = lambda text, number: "[[UNSAFE]]" if "guess" in shown(text, "RESPONSE") else "[[SAFE]]"
-    run_dir = tmp_path / "labels"
-    done = run(
-        tools,
-        run_dir,
-        "preferences",
-        "preferences.kind=pointwise",
-        f"preferences.judge.base_url={endpoint.url}",
-        "preferences.judge.model=m",
-        "preferences.num_judgements=3",
-    )
+    run_dir = sampled_already(judged, tmp_path / "labels")
+    given = ("preferences.kind=pointwise", "preferences.num_judgements=3")
+    done = run(tools, run_dir, "preferences", *PAIRS, *given, f"preferences.judge.base_url={endpoint.url}")
     assert done.returncode == 0, done.stderr
     found = rows(run_dir, "data/preferences.parquet")
     assert {row["label"] for row in found} == {0, 1}
@@ -275,12 +289,11 @@ def test_labels_are_the_majority_of_the_judgements(tools: Any, tmp_path: Path, e
 
 
 def test_a_judge_that_fails_too_often_ends_the_stage_and_nothing_is_lost(
-    tools: Any, tmp_path: Path, endpoint: Any
+    judged: Path, tools: Any, tmp_path: Path, endpoint: Any
 ) -> None:
     endpoint.reply = lambda text, number: "It is.\n[[A>B]]" if number < 30 else "I cannot say."
-    run_dir = tmp_path / "failing"
-    given = [f"preferences.judge.base_url={endpoint.url}", "preferences.judge.model=m"]
-    done = run(tools, run_dir, "preferences", *given)
+    run_dir = sampled_already(judged, tmp_path / "failing")
+    done = run(tools, run_dir, "preferences", *PAIRS, f"preferences.judge.base_url={endpoint.url}")
     assert done.returncode == 1
     assert re.search(r"the judge failed for \d+ of \d+, more than rewards\.max_error_fraction=0\.1", done.stderr)
-    assert len(candidates(run_dir)) == 2 * PROMPTS
+    assert candidates(run_dir) == candidates(judged)
