@@ -101,7 +101,7 @@ FAMILIES: Mapping[str, Family] = {
         bilingual_corpus.CORPUS,
         train_bilingual_tokenizer,
         Shape("llama", hidden_size=96, intermediate_size=160, num_hidden_layers=3, num_attention_heads=3),
-        PretrainConfig(steps=800, documents_per_step=40, float32_muon=True),
+        PretrainConfig(steps=1100, documents_per_step=40, float32_muon=True),
         measure_bilingual,
     ),
 }
