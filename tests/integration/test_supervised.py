@@ -179,6 +179,7 @@ def sft_command(tools: Any, data: tuple[Path, Path], run_dir: Path, *more: str) 
         "sft.held_out_fraction=0.1",
         "learner.lr=1e-3",
         "learner.lr_schedule=cosine",
+        "learner.warmup_steps=0",
         "eval.every_steps=0",
         *more,
     )
