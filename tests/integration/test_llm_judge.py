@@ -257,7 +257,7 @@ def test_own_instructions_take_the_place_of_ours(endpoint, judge, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mode": "taste"}, "mode must be one of correctness, helpfulness, got 'taste'"),
+        ({"mode": "taste"}, "mode must be one of correctness, safety, helpfulness, got 'taste'"),
         ({"base_url": "judge:8000"}, "base_url must start with http:// or https://, got 'judge:8000'"),
         ({"num_judgements": 0}, "num_judgements must be positive, got 0"),
         ({"temperature": -1.0}, "temperature must not be negative, got -1"),
