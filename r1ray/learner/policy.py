@@ -94,16 +94,24 @@ class Scorer(Policy):
 
     def forward(self, batch: MicroBatch) -> Tensor:  # type: ignore[override]
         """Return scores [B] float32."""
+        tokens = batch if batch.share is None else batch.share
         hidden = self.causal_lm.base_model(
-            input_ids=batch.input_ids,
-            position_ids=batch.position_ids,
+            input_ids=tokens.input_ids,
+            position_ids=tokens.position_ids,
             layout=batch.layout,
-            context=None,
+            context=self.context,
             use_cache=False,
         ).last_hidden_state
-        last = hidden.reshape(-1, hidden.shape[-1]).index_select(0, batch.ends)
+        ends, counts = batch.ends, [len(batch.ends)]
+        if self.context is not None:
+            # Samples lie in the order of the processes, so what is gathered is in the order of the samples.
+            share, rank = tokens.input_ids.shape[1], self.context.rank()
+            owner = ends // share
+            counts = torch.bincount(owner, minlength=self.context.size()).tolist()
+            ends = ends[owner == rank] - rank * share
+        last = hidden.reshape(-1, hidden.shape[-1]).index_select(0, ends)
         scores: Tensor = self.causal_lm.score(last)[:, 0].float()
-        return scores
+        return scores if self.context is None else gather_tokens(scores, counts, self.context)
 
 
 def cast_parameters(module: nn.Module, dtype: torch.dtype) -> nn.Module:

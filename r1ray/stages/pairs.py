@@ -13,6 +13,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from r1ray.rewards.scopes import summary as summary_of
 from r1ray.types import Completion, Group, Prompt, Verdict
 
 # A verdict of 1 is much better, 0.5 a tie; margins are on the paper's scale, on which much better is 2.
@@ -46,13 +47,15 @@ class JudgedPair:
 
 
 def make_pairs(group: Group, *, at_most: int, seed: int) -> list[Pair]:
-    """Return pairs of different texts among a prompt's completions that were finished, drawn by the seed."""
+    """Return pairs of a prompt's finished completions whose summaries, which the judge sees, differ; drawn by the seed."""
     usable = [
-        g.completion
+        (summary, g.completion)
         for g in group.graded
-        if g.completion.finish_reason != "length" and g.grade.verdict is not Verdict.ERROR and g.completion.text.strip()
+        if g.completion.finish_reason != "length"
+        and g.grade.verdict is not Verdict.ERROR
+        and (summary := summary_of(g.completion.text))
     ]
-    pairs = [Pair(group.prompt, a, b) for a, b in itertools.combinations(usable, 2) if a.text != b.text]
+    pairs = [Pair(group.prompt, a, b) for (of_a, a), (of_b, b) in itertools.combinations(usable, 2) if of_a != of_b]
     random.Random(f"{seed}/pairs/{group.prompt.prompt_id}").shuffle(pairs)
     return pairs[:at_most]
 
@@ -86,7 +89,12 @@ def match_lengths(pairs: Sequence[JudgedPair], *, max_bias: float) -> list[Judge
         range(len(kept)),
         key=lambda i: longer * (len(kept[i].chosen.completion_ids) - len(kept[i].rejected.completion_ids)),
     )
+    chosen = sum(len(pair.chosen.completion_ids) for pair in kept)
+    rejected = sum(len(pair.rejected.completion_ids) for pair in kept)
     dropped: set[int] = set()
-    while by_tilt and abs(length_bias([p for i, p in enumerate(kept) if i not in dropped])) > max_bias:
+    while by_tilt and 2 * abs(chosen - rejected) > max_bias * (chosen + rejected):
+        pair = kept[by_tilt[-1]]
+        chosen -= len(pair.chosen.completion_ids)
+        rejected -= len(pair.rejected.completion_ids)
         dropped.add(by_tilt.pop())
     return [pair for i, pair in enumerate(kept) if i not in dropped]

@@ -146,7 +146,10 @@ def test_long_inputs_lose_their_beginning_or_are_errors(checkpoint):
     strict = RewardModelReward(model=checkpoint, max_tokens=60, too_long="error").score(items())
     assert [result.verdict for result in strict] == [None, None, None, Verdict.ERROR, None]
     assert "more than the 60 allowed: raise option max_tokens" in strict[3].detail
-    assert [r.value for r in strict if r.verdict is None] == [results[i].value for i in (0, 1, 2, 4)]
+    kept = [results[i].value for i in (0, 1, 2, 4)]
+    assert [r.value for r in strict if r.verdict is None] == pytest.approx(
+        kept, abs=1e-5
+    )  # other batches round otherwise
 
 
 def test_no_completions_need_no_forward_pass(checkpoint):

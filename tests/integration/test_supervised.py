@@ -52,6 +52,11 @@ def options(**changes: Any) -> LearnerOptions:
     return replace(base, **changes)
 
 
+def laid_out(layout: dict[str, Any] | None, **changes: Any) -> LearnerOptions:
+    base = options(**changes)
+    return replace(base, world_size=1 if layout is None else 2, learner=replace(base.learner, **(layout or {})))
+
+
 def sample(prompt: list[int], completion: list[int], *, worth: float = 1.0, key: str = "") -> TrainingSample:
     count = len(completion)
     return TrainingSample(
@@ -83,12 +88,19 @@ def adam_step(model: torch.nn.Module, loss: torch.Tensor) -> float:
     return float(norm)
 
 
+# How two processes may share the work; every way takes the same step.
+LAYOUTS = [
+    pytest.param({"backend": "deepspeed", "zero_stage": stage}, id=f"zero{stage}", marks=pytest.mark.slow)
+    for stage in (1, 3)
+] + [pytest.param({name: 2}, id=name, marks=pytest.mark.slow) for name in ("tensor_parallel", "context_parallel")]
+
+
 @pytest.mark.usefixtures("local_ray")
-@pytest.mark.parametrize("world_size", [1, 2])
-def test_an_sft_step_is_that_of_cross_entropy_in_plain_pytorch(tmp_path: Path, world_size: int) -> None:
+@pytest.mark.parametrize("layout", [pytest.param(None, id="alone"), pytest.param({}, id="two"), *LAYOUTS])
+def test_an_sft_step_is_that_of_cross_entropy_in_plain_pytorch(tmp_path: Path, layout: dict[str, Any] | None) -> None:
     draw = random.Random(0)
     samples = [sample(random_ids(draw, 3 + i % 5), random_ids(draw, 1 + (7 * i) % 23)) for i in range(12)]
-    metrics = one_step(options(world_size=world_size), samples, tmp_path)
+    metrics = one_step(laid_out(layout), samples, tmp_path)
     model = AutoModelForCausalLM.from_pretrained(EMBEDDED, dtype=torch.float32)
     total, tokens = torch.zeros(()), 0
     for one in samples:
@@ -109,8 +121,17 @@ def test_an_sft_step_is_that_of_cross_entropy_in_plain_pytorch(tmp_path: Path, w
 
 
 @pytest.mark.usefixtures("local_ray")
-@pytest.mark.parametrize(("kind", "world_size"), [("pairwise", 2), ("pointwise", 1)])
-def test_a_reward_model_step_is_that_of_a_sequence_classifier(tmp_path: Path, kind: str, world_size: int) -> None:
+@pytest.mark.parametrize(
+    ("kind", "layout"),
+    [
+        pytest.param("pointwise", None, id="pointwise-alone"),
+        pytest.param("pairwise", {}, id="pairwise-two"),
+        *(pytest.param("pairwise", *one.values, id=f"pairwise-{one.id}", marks=one.marks) for one in LAYOUTS),
+    ],
+)
+def test_a_reward_model_step_is_that_of_a_sequence_classifier(
+    tmp_path: Path, kind: str, layout: dict[str, Any] | None
+) -> None:
     draw = random.Random(1)
     samples = []
     for i in range(8):
@@ -125,9 +146,7 @@ def test_a_reward_model_step_is_that_of_a_sequence_classifier(tmp_path: Path, ki
     classifier.save_pretrained(tmp_path / "start")
     for file in Path(EMBEDDED).glob("tokenizer*"):
         (tmp_path / "start" / file.name).write_bytes(file.read_bytes())
-    metrics = one_step(
-        options(task=kind, world_size=world_size, model_path=str(tmp_path / "start")), samples, tmp_path / "out"
-    )
+    metrics = one_step(laid_out(layout, task=kind, model_path=str(tmp_path / "start")), samples, tmp_path / "out")
     scores = [classifier(input_ids=torch.tensor([[*s.prompt_ids, *s.completion_ids]])).logits[0, 0] for s in samples]
     chosen, rejected = torch.stack(scores[::2]), torch.stack(scores[1::2])
     if kind == "pairwise":

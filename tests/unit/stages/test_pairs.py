@@ -34,6 +34,13 @@ def test_pairs_are_of_different_finished_texts() -> None:
     assert len(make_pairs(group, at_most=1, seed=0)) == 1
 
 
+def test_completions_are_compared_by_their_summaries() -> None:
+    thoughts = ("<think>\nx\n</think>\n\nA", "<think>\ny\n</think>\n\nA", "<think>\nx\n</think>\n\nB", "<think>\nz")
+    graded = [GradedCompletion(completion(text), Grade(0.0, {}, Verdict.WRONG)) for text in thoughts]
+    pairs = make_pairs(Group("g", PROMPT, tuple(graded)), at_most=9, seed=0)
+    assert sorted((pair.one.text[-1], pair.other.text[-1]) for pair in pairs) == [("A", "B"), ("A", "B")]
+
+
 @pytest.mark.parametrize(
     ("values", "chosen", "margin"),
     [
