@@ -6,6 +6,7 @@ counts once; a group leaves the buffer once.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -32,7 +33,7 @@ class GroupBuffer:
         if len(self._slots) != len(requests):
             raise ValueError("group ids must be unique within a phase")
         self._waiting = [r.group_id for r in requests]
-        self.errors = 0
+        self._error_details: Counter[str] = Counter()
         self.completions = 0
 
     def __contains__(self, group_id: str) -> bool:
@@ -48,6 +49,16 @@ class GroupBuffer:
         """Completions this phase was asked for."""
         return sum(len(slot.request.sample_indices) for slot in self._slots.values())
 
+    @property
+    def errors(self) -> int:
+        """Completions whose grading failed."""
+        return self._error_details.total()
+
+    @property
+    def commonest_error(self) -> tuple[str, int]:
+        """The detail that most failures share, and how many do."""
+        return self._error_details.most_common(1)[0]
+
     def add(self, completion: Completion, grade: Grade) -> bool:
         """Put a graded completion into its group; False if it is not (or no longer) wanted."""
         slot = self._slots.get(completion.group_id)
@@ -56,7 +67,8 @@ class GroupBuffer:
             return False
         slot.graded[index] = GradedCompletion(completion, grade)
         self.completions += 1
-        self.errors += grade.verdict is Verdict.ERROR
+        if grade.verdict is Verdict.ERROR:
+            self._error_details[grade.detail] += 1
         return True
 
     def give_up(self, group_id: str) -> int:

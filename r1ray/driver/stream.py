@@ -237,10 +237,11 @@ class CompletionStream:
     def _check_errors(self, buffer: GroupBuffer) -> None:
         limit = self._max_error_fraction * buffer.total_completions
         if buffer.errors > limit:
+            detail, times = buffer.commonest_error
             raise GraderError(
                 f"{buffer.errors} of {buffer.total_completions} completions could not be graded, more than "
-                f"rewards.max_error_fraction={self._max_error_fraction:g}: rewards cannot be trusted; "
-                "`detail` in rollouts/*.parquet and events.jsonl say why"
+                f"rewards.max_error_fraction={self._max_error_fraction:g}: rewards cannot be trusted; most often "
+                f"({times} times): {detail}"
             )
 
     def _forget(self, group_id: str) -> None:

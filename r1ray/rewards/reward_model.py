@@ -28,6 +28,9 @@ _TRANSFORMS = ("none", "sigmoid", "softmax")
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 _TOO_LONG = ("truncate", "error")
 
+# transformers imports its parts when they are asked for, and two threads that ask at once meet half-made modules.
+_LOADING = threading.Lock()
+
 
 class RewardModelReward:
     """The model's score of question and completion: any number without a transform, in [0, 1] with one.
@@ -167,7 +170,8 @@ class RewardModelReward:
 
     def _load(self, future: Future[Classifier]) -> None:
         try:
-            classifier = Classifier(self._model, **self._options)
+            with _LOADING:
+                classifier = Classifier(self._model, **self._options)
             if self._transform == "softmax" and classifier.num_labels == 1:
                 raise ConfigError(
                     f"reward reward_model: option transform=softmax needs several classes, {self._model!r} has one: "

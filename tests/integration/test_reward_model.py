@@ -152,6 +152,19 @@ def test_long_inputs_lose_their_beginning_or_are_errors(checkpoint):
     )  # other batches round otherwise
 
 
+def test_two_models_load_at_once_in_a_fresh_process(checkpoint):
+    script = f"""
+from r1ray.rewards.reward_model import RewardModelReward
+rewards = [RewardModelReward(model={checkpoint!r}, scope=scope) for scope in ("summary", "response")]
+for reward in rewards:
+    reward.start()
+for reward in rewards:
+    reward.check()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_no_completions_need_no_forward_pass(checkpoint):
     assert RewardModelReward(model=checkpoint).score([]) == []
 

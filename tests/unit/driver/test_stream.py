@@ -122,11 +122,12 @@ def test_failed_grades_leave_the_group_and_too_many_stop_the_run() -> None:
     (request,) = requests(1, group_size=3)
     buffer = GroupBuffer([request])
     for i, verdict in enumerate([Verdict.CORRECT, Verdict.ERROR, Verdict.WRONG]):
-        buffer.add(completion(request, i), Grade(0.0, {}, verdict))
+        buffer.add(completion(request, i), Grade(0.0, {}, verdict, "no such file"))
     group = buffer.take_next()
     assert group is not None
     assert [g.completion.sample_index for g in group.graded] == [0, 2]
     assert [g.completion.sample_index for g in buffer.errored(group.group_id)] == [1]
+    assert buffer.commonest_error == ("no such file", 1)
     s = stream(FakeRollout(), verdict=Verdict.ERROR)
     with pytest.raises(GraderError, match=r"rewards\.max_error_fraction=0\.1"):
         list(s.groups(s.open(requests(4))))
