@@ -3,7 +3,7 @@
 Runs conf/r1/tiny.yaml and its ablations once per seed, reads every evaluation, and reports means over the seeds with
 95% t-intervals. Differences are taken within a seed, so what the seeds share does not widen them.
 
-    .venv/bin/python benchmarks/r1_tiny.py --seeds 0 1 2
+    .venv/bin/python benchmarks/r1_tiny.py --seeds 0 1 2 --at-once 2
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 from provenance import RESULTS, ROOT, provenance
@@ -30,20 +32,43 @@ CURVE = (
     "reward/r1ray.data.embedded.rater:note_quality_reward_mean",
 )
 STUDENTS = ("student_distilled", "student_rl")
+ABLATIONS = ("dev2_no_language", "student_rl", "r1_hacked")
 
 Figures = dict[str, float]
 Models = dict[str, Figures]
 
 
-def run_seed(seed: int, directory: Path, values: Sequence[str]) -> float:
-    """Run both pipelines for a seed and return the seconds of the first; what is done already is skipped."""
-    seconds = []
-    for config in PIPELINES:
-        began = time.perf_counter()
-        command = [Path(sys.executable).with_name("r1ray"), "pipeline", ROOT / config, f"seed={seed}", *values]
-        subprocess.run([*map(str, command), f"dir={directory}"], check=True)
-        seconds.append(time.perf_counter() - began)
-    return seconds[0]
+def run_seeds(directories: Mapping[int, Path], values: Sequence[str], *, at_once: int) -> None:
+    """Run both pipelines for every seed; what is done already is skipped."""
+    mine = sorted(os.sched_getaffinity(0))
+    cores: Queue[list[int]] = Queue()
+    for number in range(at_once):
+        cores.put(mine[number::at_once])
+
+    def run(seed: int) -> None:
+        own, log = cores.get(), directories[seed].with_suffix(".log")
+        log.parent.mkdir(parents=True, exist_ok=True)
+        pinned = ["taskset", "--cpu-list", ",".join(map(str, own)), Path(sys.executable).with_name("r1ray")]
+        for config in PIPELINES:
+            command = [*pinned, "pipeline", ROOT / config, f"dir={directories[seed]}", f"seed={seed}", *values]
+            with log.open("ab") as output:
+                subprocess.run([*map(str, command)], check=True, stdout=output, stderr=subprocess.STDOUT)
+        cores.put(own)
+
+    with ThreadPoolExecutor(at_once) as pool:
+        for done in [pool.submit(run, seed) for seed in directories]:
+            done.result()
+
+
+def stage_seconds(directory: Path) -> Figures:
+    """Return the seconds of each stage, those of the ablations among them."""
+    stages = json.loads((directory / "pipeline.json").read_text())["stages"]
+    return {stage["stage"]: stage["wall_s"] for stage in stages}
+
+
+def of_the_pipeline(seconds: Figures) -> float:
+    """Sum up what the pipeline itself took, without the ablations."""
+    return sum(s for stage, s in seconds.items() if stage.removeprefix("evaluate_") not in ABLATIONS)
 
 
 def evaluations(directory: Path) -> Models:
@@ -150,28 +175,33 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--dir", type=Path, default=ROOT / "runs" / "r1_tiny")
     parser.add_argument("--out", type=Path, default=RESULTS / "r1_tiny.json")
+    parser.add_argument("--at-once", type=int, default=1, help="seeds that run at the same time, each on its own cores")
     parser.add_argument("values", nargs="*", help="further overrides of the pipelines")
     arguments = parser.parse_args()
-    wall_s, seeds = {}, []
-    for seed in arguments.seeds:
-        directory = arguments.dir / f"seed_{seed}"
-        wall_s[seed] = run_seed(seed, directory, arguments.values)
-        seeds.append(evaluations(directory))
+    directories = {seed: arguments.dir / f"seed_{seed}" for seed in arguments.seeds}
+    run_seeds(directories, arguments.values, at_once=arguments.at_once)
+    seeds = [evaluations(directory) for directory in directories.values()]
+    stages = [stage_seconds(directory) for directory in directories.values()]
     models = {
         model: {metric: interval([s[model][metric] for s in seeds]) for metric in seeds[0][model]} for model in seeds[0]
     }
     result = {
-        **provenance(__doc__, "benchmarks/r1_tiny.py --seeds " + " ".join(map(str, arguments.seeds))),
-        "pipeline_wall_s": wall_s,
+        **provenance(
+            __doc__,
+            f"benchmarks/r1_tiny.py --seeds {' '.join(map(str, arguments.seeds))} --at-once {arguments.at_once}",
+        ),
+        "seeds_at_once": arguments.at_once,
+        "pipeline_s": interval([of_the_pipeline(seconds) for seconds in stages]),
+        "stage_s": {stage: interval([seconds[stage] for seconds in stages]) for stage in stages[0]},
         "claims": claims(seeds),
         "compute_of_students": {
-            stage: [compute(arguments.dir / f"seed_{seed}", stage) for seed in arguments.seeds] for stage in STUDENTS
+            stage: [compute(directories[seed], stage) for seed in arguments.seeds] for stage in STUDENTS
         },
         "samples": {
-            stage: json.loads((arguments.dir / f"seed_{arguments.seeds[0]}" / stage / "summary.json").read_text())
+            stage: json.loads((directories[arguments.seeds[0]] / stage / "summary.json").read_text())
             for stage in ("cold_start", "samples")
         },
-        "curves_of_first_seed": curves(arguments.dir / f"seed_{arguments.seeds[0]}"),
+        "curves_of_first_seed": curves(directories[arguments.seeds[0]]),
         "models": models,
     }
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")

@@ -7,7 +7,7 @@ the cores, set OMP_NUM_THREADS=1: threads that wait for each other cost more tha
 
     base              English, `arithmetic` only: model `embedded`
     bilingual         English and Chinese, all bilingual tasks: model `embedded-bilingual`
-    bilingual_small   the same corpus and tokenizer, a Llama a third the size: `embedded-bilingual-small`
+    bilingual_small   the same corpus and tokenizer, a Llama half the size: `embedded-bilingual-small`
 """
 
 from __future__ import annotations
@@ -100,8 +100,8 @@ FAMILIES: Mapping[str, Family] = {
     "bilingual_small": Family(
         bilingual_corpus.CORPUS,
         train_bilingual_tokenizer,
-        Shape("llama", hidden_size=96, intermediate_size=160, num_hidden_layers=3, num_attention_heads=3),
-        PretrainConfig(steps=1100, documents_per_step=40, float32_muon=True),
+        Shape("llama", hidden_size=112, intermediate_size=224, num_hidden_layers=3, num_attention_heads=4),
+        PretrainConfig(steps=1400, documents_per_step=40, float32_muon=True),
         measure_bilingual,
     ),
 }

@@ -47,7 +47,7 @@ class JudgedPair:
 
 
 def make_pairs(group: Group, *, at_most: int, seed: int) -> list[Pair]:
-    """Return pairs of a prompt's finished completions whose summaries, which the judge sees, differ; drawn by the seed."""
+    """Return pairs of finished completions whose summaries, which the judge sees, differ; drawn by the seed."""
     usable = [
         (summary, g.completion)
         for g in group.graded
