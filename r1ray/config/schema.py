@@ -70,7 +70,7 @@ class RolloutConfig:
     enforce_eager: bool = False
     # CPU cores of one worker; 0 shares out what the machine has.
     cpus_per_worker: int = 0
-    # A group that has not come back after this long is asked for again.
+    # A group is asked for again when its worker has finished nothing for so long.
     group_timeout_s: float = 1800.0
     start_timeout_s: float = 900.0
     # Restarts of failed workers before the run stops.

@@ -64,12 +64,15 @@ class Examples:
         """Return the indices to train on, and those held out, by a hash of the question.
 
         Raises:
-            DataError: nothing is left to train on, or nothing is held out though something should be.
+            DataError: nothing is left to train on, or nothing is held out though something should be; or a column of
+                some example does not hold what it should.
         """
         limit = held_out_fraction * _HELD_OUT_RESOLUTION
         train, held_out = list[int](), list[int]()
         for index in range(self.size):
-            digest = hashlib.sha256(self._source[index].question.encode()).digest()
+            record = self._source[index]
+            texts_of(record, self._columns, self._kind)
+            digest = hashlib.sha256(record.question.encode()).digest()
             (held_out if int.from_bytes(digest[:4], "big") < limit else train).append(index)
         if not train or (held_out_fraction and not held_out):
             raise DataError(
@@ -85,7 +88,7 @@ class Examples:
             DataError: a column does not hold what it should.
         """
         record = self._source[index]
-        texts = self._texts(record)
+        texts = texts_of(record, self._columns, self._kind)
         if texts is None:
             self._skip("pairs of equal completions")
             return None
@@ -103,20 +106,25 @@ class Examples:
     def _skip(self, reason: str) -> None:
         self.skipped[reason] = self.skipped.get(reason, 0) + 1
 
-    def _texts(self, record: Record) -> list[tuple[str, float]] | None:
-        columns = self._columns
-        if self._kind == "sft":
-            return [(_text(record, columns.completion), 1.0)]
-        if self._kind == "pairwise":
-            chosen, rejected = _text(record, columns.chosen), _text(record, columns.rejected)
-            return None if chosen == rejected else [(chosen, 1.0), (rejected, -1.0)]
-        label = _LABELS.get(str(record.metadata.get(columns.label)).strip().lower())
-        if label is None:
-            raise DataError(
-                f"{record.prompt_id}: column {columns.label!r} must hold 1 or 0 (true or false), got "
-                f"{record.metadata.get(columns.label)!r}"
-            )
-        return [(_text(record, columns.completion), 1.0 if label else -1.0)]
+
+def texts_of(record: Record, columns: ColumnsConfig, kind: ExampleKind) -> list[tuple[str, float]] | None:
+    """Return an example's texts and what each is worth: 1, or -1 if it is rejected or bad; None for a pair of equals.
+
+    Raises:
+        DataError: a column does not hold what it should.
+    """
+    if kind == "sft":
+        return [(_text(record, columns.completion), 1.0)]
+    if kind == "pairwise":
+        chosen, rejected = _text(record, columns.chosen), _text(record, columns.rejected)
+        return None if chosen == rejected else [(chosen, 1.0), (rejected, -1.0)]
+    label = _LABELS.get(str(record.metadata.get(columns.label)).strip().lower())
+    if label is None:
+        raise DataError(
+            f"{record.prompt_id}: column {columns.label!r} must hold 1 or 0 (true or false), got "
+            f"{record.metadata.get(columns.label)!r}"
+        )
+    return [(_text(record, columns.completion), 1.0 if label else -1.0)]
 
 
 def open_examples(config: DatasetConfig, kind: ExampleKind) -> PromptSource:

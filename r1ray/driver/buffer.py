@@ -34,6 +34,9 @@ class GroupBuffer:
             raise ValueError("group ids must be unique within a phase")
         self._waiting = [r.group_id for r in requests]
         self._error_details: Counter[str] = Counter()
+        # Groups that were given up, and the completions that they lack.
+        self.given_up_groups = 0
+        self.given_up = 0
         self.completions = 0
 
     def __contains__(self, group_id: str) -> bool:
@@ -71,12 +74,13 @@ class GroupBuffer:
             self._error_details[grade.detail] += 1
         return True
 
-    def give_up(self, group_id: str) -> int:
-        """Stop expecting what a group still lacks; returns how many completions that is."""
+    def give_up(self, group_id: str) -> None:
+        """Stop expecting what a group still lacks."""
         slot = self._slots[group_id]
         lacking = slot.expected - slot.graded.keys()
         slot.expected -= lacking
-        return len(lacking)
+        self.given_up_groups += 1
+        self.given_up += len(lacking)
 
     def take_next(self) -> Group | None:
         """Return the next group in submission order once it is complete.

@@ -95,8 +95,8 @@ class CompletionStream:
         Args:
             rollout: where requests go.
             graders: where completions go.
-            group_timeout_s: a group that takes longer is asked for again.
-            max_error_fraction: of a buffer's completions that may fail in grading.
+            group_timeout_s: a group is asked for again when its worker has finished nothing for so long.
+            max_error_fraction: of a buffer's completions that may fail in grading, or not come back.
             recover_rollout: replaces dead workers and returns what they owed.
             on_event: takes a kind and fields.
             interrupted: whether the user asked to stop.
@@ -157,8 +157,7 @@ class CompletionStream:
             RolloutError, GraderError: more failures than allowed.
         """
         while not buffer.exhausted:
-            if self._interrupted():
-                raise Interrupted("stopped by the user")
+            self._check_interrupt()
             group = buffer.take_next() if ordered else buffer.take_any()
             if group is not None:
                 self._forget(group.group_id)
@@ -166,12 +165,36 @@ class CompletionStream:
                 continue
             phase = "rollout" if self._rollout.outstanding else "grade"
             began = time.perf_counter()
-            self.pump(PUMP_WAIT_S)
+            self._wait(buffer)
             if clock is not None:
                 clock(phase, time.perf_counter() - began)
-            self._check_errors(buffer)
-            self.on_progress(buffer.completions, buffer.total_completions)
         self._buffers.remove(buffer)
+
+    def groups_of_all(self, buffers: Sequence[GroupBuffer]) -> Iterator[tuple[GroupBuffer, Group]]:
+        """Yield groups of all the buffers as they are completed, until those of the first have come.
+
+        Raises:
+            As `groups`.
+        """
+        first = buffers[0]
+        while not first.exhausted:
+            self._check_interrupt()
+            taken = next(((b, group) for b in buffers if (group := b.take_any()) is not None), None)
+            if taken is None:
+                self._wait(first)
+                continue
+            self._forget(taken[1].group_id)
+            yield taken
+        self._buffers.remove(first)
+
+    def _check_interrupt(self) -> None:
+        if self._interrupted():
+            raise Interrupted("stopped by the user")
+
+    def _wait(self, buffer: GroupBuffer) -> None:
+        self.pump(PUMP_WAIT_S)
+        self._check_errors(buffer)
+        self.on_progress(buffer.completions, buffer.total_completions)
 
     def pump(self, wait_s: float = 0.0) -> None:
         """Move whatever is ready one stage further, waiting up to `wait_s` for something to be.
@@ -216,26 +239,34 @@ class CompletionStream:
                 if attempts == 1:
                     break
                 continue
-            request = self._rollout.withdraw(group_id)
-            if request is None:
+            quiet_s = self._rollout.quiet_s(group_id)
+            if quiet_s is None:
                 # All generated, still being graded: the grader pool has deadlines of its own.
                 del self._deadlines[group_id]
                 continue
+            if quiet_s < self._group_timeout_s:
+                # Its worker is at work on what came before it.
+                self._deadlines[group_id] = (now + self._group_timeout_s - quiet_s, attempts)
+                continue
+            request = self._rollout.withdraw(group_id)
+            assert request is not None, "its worker owes it"
             self._on_event("group_timeout", group_id=group_id, attempt=attempts, missing=len(request.seeds))
             if attempts < MAX_ATTEMPTS:
                 self._deadlines[group_id] = (now + self._group_timeout_s, attempts + 1)
                 self._rollout.submit([request])
                 continue
             del self._deadlines[group_id]
-            buffer = next(b for b in self._buffers if group_id in b)
-            if buffer.give_up(group_id) == buffer.total_completions:
-                raise RolloutError(
-                    f"no completion of a whole phase came back within rollout.group_timeout_s="
-                    f"{self._group_timeout_s:g}, twice: raise it or lower rollout.max_completion_tokens"
-                )
+            next(b for b in self._buffers if group_id in b).give_up(group_id)
 
     def _check_errors(self, buffer: GroupBuffer) -> None:
         limit = self._max_error_fraction * buffer.total_completions
+        # One group may always be given up, but not if it is all there is.
+        if buffer.given_up == buffer.total_completions or (buffer.given_up_groups > 1 and buffer.given_up > limit):
+            raise RolloutError(
+                f"{buffer.given_up} of {buffer.total_completions} completions did not come back, while their workers "
+                f"finished nothing within rollout.group_timeout_s={self._group_timeout_s:g}, twice: raise it or lower "
+                "rollout.max_completion_tokens"
+            )
         if buffer.errors > limit:
             detail, times = buffer.commonest_error
             raise GraderError(

@@ -87,6 +87,8 @@ class SupervisedLoop:
         self.interrupted = interrupted
         self.recover = recover
         self.step = step
+        # The epoch under way and its order.
+        self.order: tuple[int, list[int]] | None = None
         self.timers = Timers()
 
     def run(self) -> None:
@@ -132,9 +134,11 @@ class SupervisedLoop:
     def batch(self, step: int) -> list[int]:
         """Return the indices of the examples of an optimizer step."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        order = list(self.train)
-        random.Random(f"{self.config.run.seed}/{epoch}").shuffle(order)
-        return order[place * self.batch_size : (place + 1) * self.batch_size]
+        if self.order is None or self.order[0] != epoch:
+            shuffled = list(self.train)
+            random.Random(f"{self.config.run.seed}/{epoch}").shuffle(shuffled)
+            self.order = (epoch, shuffled)
+        return self.order[1][place * self.batch_size : (place + 1) * self.batch_size]
 
     def samples_of(self, indices: Sequence[int]) -> list[TrainingSample]:
         """Return the samples of examples, those of one that cannot be used left out."""

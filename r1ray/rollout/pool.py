@@ -8,6 +8,7 @@ the new workers to the current policy version before it resubmits what was lost.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -112,6 +113,8 @@ class _Worker:
     # Groups handed out and not yet complete: request and the sample indices still missing.
     groups: dict[str, GroupRequest] = field(default_factory=dict)
     missing: dict[str, set[int]] = field(default_factory=dict)
+    # Monotonic time of its last finished completion, or of the first request since it had nothing to do.
+    active_at: float = 0.0
 
     @property
     def name(self) -> str:
@@ -206,6 +209,8 @@ class RolloutPool:
             shares[index].append(request)
         for worker in self._workers:
             share = shares[worker.index]
+            if share and not worker.groups:
+                worker.active_at = time.monotonic()
             for request in share:
                 worker.groups[request.group_id] = request
                 worker.missing[request.group_id] = set(request.sample_indices)
@@ -235,6 +240,8 @@ class RolloutPool:
 
     def _received(self, worker: _Worker, completions: list[Completion]) -> list[Completion]:
         wanted = []
+        if completions:
+            worker.active_at = time.monotonic()
         for completion in completions:
             missing = worker.missing.get(completion.group_id)
             if missing is None or completion.sample_index not in missing or completion.finish_reason == "abort":
@@ -280,6 +287,11 @@ class RolloutPool:
         self._failed = []
         self._workers.sort(key=lambda w: w.index)
         return lost
+
+    def quiet_s(self, group_id: str) -> float | None:
+        """Return for how long the worker that owes a group has finished nothing; None if none owes it."""
+        owing = next((worker for worker in self._workers if group_id in worker.groups), None)
+        return None if owing is None else time.monotonic() - owing.active_at
 
     def withdraw(self, group_id: str) -> GroupRequest | None:
         """Abort a group wherever it is and return its missing part, or None if nothing is missing."""

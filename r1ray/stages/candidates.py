@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from itertools import groupby
 from typing import Any
 
@@ -25,6 +26,10 @@ from r1ray.types import Completion, Grade, GradedCompletion, Group, Prompt, Verd
 
 FOLDER = "candidates"
 JOURNAL = f"{FOLDER}/journal.jsonl"
+# What is read again; log-probabilities and versions of each token are kept for those who look for themselves.
+_READ = [
+    field.name for field in fields(RolloutRow) if field.name not in ("rollout_logprobs", "policy_versions", "advantage")
+]
 FINGERPRINT_FILE = f"{FOLDER}/fingerprint.json"
 
 
@@ -47,6 +52,9 @@ class Candidates:
         """
         self._run_dir = run_dir
         self._shard_of = {prompt_id: place // prompts_per_shard for place, prompt_id in enumerate(prompt_ids)}
+        self._members = [
+            prompt_ids[start : start + prompts_per_shard] for start in range(0, len(prompt_ids), prompts_per_shard)
+        ]
         self._check(fingerprint)
         self._journal = JsonlFile(run_dir, JOURNAL)
         written = {name for name in run_dir.names(FOLDER) if name.endswith(".parquet")}
@@ -66,7 +74,7 @@ class Candidates:
         elif json.loads(self._run_dir.read_text(FINGERPRINT_FILE))["fingerprint"] != fingerprint:
             raise DataError(
                 f"{self._run_dir.url} holds completions of another model, prompts or sampling: name another "
-                "run.dir, or go on with the settings that the job began with"
+                "run.dir, or go on with the settings (and prompts_per_shard) that the job began with"
             )
 
     def add(self, group: Group, failed: Sequence[GradedCompletion]) -> None:
@@ -82,7 +90,7 @@ class Candidates:
         self._write_if_complete(shard)
 
     def _write_if_complete(self, shard: int) -> None:
-        members = [prompt_id for prompt_id, its in self._shard_of.items() if its == shard]
+        members = self._members[shard]
         lines = self._open[shard]
         if len(lines) < len(members):
             return
@@ -92,9 +100,10 @@ class Candidates:
         self._journal.rewrite([line for lines in self._open.values() for line in lines.values()])
 
     def groups(self) -> Iterator[Group]:
-        """Yield every group of the written shards in the order of the prompts."""
-        for shard in dict.fromkeys(self._shard_of.values()):
-            rows: list[dict[str, Any]] = _read(self._run_dir, _file(shard)).to_pylist()
+        """Yield every group of the written shards in the order of the prompts, without log-probabilities."""
+        for shard in range(len(self._members)):
+            table = pq.read_table(io.BytesIO(self._run_dir.read_bytes(_file(shard))), columns=_READ)
+            rows: list[dict[str, Any]] = table.to_pylist()
             for _, members in groupby(rows, key=lambda row: row["prompt_id"]):
                 yield _group(list(members))
 
@@ -105,10 +114,6 @@ class Candidates:
 
 def _file(shard: int) -> str:
     return f"{FOLDER}/shard_{shard + 1:06d}.parquet"
-
-
-def _read(run_dir: RunDirectory, name: str) -> Any:
-    return pq.read_table(io.BytesIO(run_dir.read_bytes(name)))
 
 
 def _as_json(row: RolloutRow) -> dict[str, Any]:
@@ -143,8 +148,8 @@ def _graded(row: Mapping[str, Any]) -> GradedCompletion:
         sample_index=row["sample_index"],
         text=row["completion"],
         completion_ids=tuple(row["completion_ids"]),
-        rollout_logprobs=tuple(row["rollout_logprobs"]),
-        policy_versions=tuple(row["policy_versions"]),
+        rollout_logprobs=(),
+        policy_versions=(),
         finish_reason=row["finish_reason"],
         worker=row["worker"],
     )

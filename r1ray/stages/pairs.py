@@ -82,19 +82,19 @@ def length_bias(pairs: Sequence[JudgedPair]) -> float:
 
 
 def match_lengths(pairs: Sequence[JudgedPair], *, max_bias: float) -> list[JudgedPair]:
-    """Leave out pairs, those that tilt the lengths most first, until the bias is at most `max_bias`."""
-    kept = list(pairs)
-    longer = 1 if length_bias(kept) > 0 else -1
-    by_tilt = sorted(
-        range(len(kept)),
-        key=lambda i: longer * (len(kept[i].chosen.completion_ids) - len(kept[i].rejected.completion_ids)),
-    )
-    chosen = sum(len(pair.chosen.completion_ids) for pair in kept)
-    rejected = sum(len(pair.rejected.completion_ids) for pair in kept)
+    """Leave out pairs, those that tilt the lengths most first, until the bias is at most `max_bias`.
+
+    A pair whose loss would tilt them further the other way stays; so does the bias, if nothing else brings it down.
+    """
+    sizes = [(len(pair.chosen.completion_ids), len(pair.rejected.completion_ids)) for pair in pairs]
+    chosen, rejected = sum(c for c, _ in sizes), sum(r for _, r in sizes)
+    longer = 1 if chosen > rejected else -1
     dropped: set[int] = set()
-    while by_tilt and 2 * abs(chosen - rejected) > max_bias * (chosen + rejected):
-        pair = kept[by_tilt[-1]]
-        chosen -= len(pair.chosen.completion_ids)
-        rejected -= len(pair.rejected.completion_ids)
-        dropped.add(by_tilt.pop())
-    return [pair for i, pair in enumerate(kept) if i not in dropped]
+    for i in sorted(range(len(pairs)), key=lambda i: longer * (sizes[i][1] - sizes[i][0])):
+        if 2 * abs(chosen - rejected) <= max_bias * (chosen + rejected):
+            break
+        c, r = chosen - sizes[i][0], rejected - sizes[i][1]
+        if c + r and abs(c - r) * (chosen + rejected) < abs(chosen - rejected) * (c + r):
+            chosen, rejected = c, r
+            dropped.add(i)
+    return [pair for i, pair in enumerate(pairs) if i not in dropped]

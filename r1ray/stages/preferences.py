@@ -128,32 +128,33 @@ def _pairs(
         for group in groups
         for pair in make_pairs(group, at_most=preferences.max_pairs_per_prompt, seed=config.run.seed)
     )
-    judged: list[JudgedPair] = []
-    counts = _Counts()
+    apart: list[JudgedPair] = []
+    counts, agreeing = _Counts(), 0
     for batch in batches(made, BATCH):
         for pair, values in zip(batch, judge.judgements([_shown(pair) for pair in batch]), strict=True):
             counts.judged += 1
             if isinstance(values, str):
                 counts.failed += 1
                 console.print(f"not judged: {values}")
-            else:
-                judged.append(decide(pair, values))
+                continue
+            decided = decide(pair, values)
+            agreeing += agrees_with_itself(decided.judgements)
+            if decided.margin >= preferences.min_margin:
+                apart.append(decided)
         _check_failures(config, counts)
         console.print(f"{counts.judged} pairs judged")
-    apart = [pair for pair in judged if pair.margin >= preferences.min_margin]
+    judged = counts.judged - counts.failed
     matched = match_lengths(apart, max_bias=preferences.max_length_bias)
     figures = {
         "pairs_judged": counts.judged,
         "judge_failures": counts.failed,
-        "dropped_by_margin": len(judged) - len(apart),
+        "dropped_by_margin": judged - len(apart),
         "dropped_by_length": len(apart) - len(matched),
         "pairs": len(matched),
         "margin_mean": sum(p.margin for p in matched) / len(matched) if matched else 0.0,
         "length_bias_before": length_bias(apart),
         "length_bias_after": length_bias(matched),
-        "judge_agrees_with_itself": (
-            sum(agrees_with_itself(p.judgements) for p in judged) / len(judged) if judged else 0.0
-        ),
+        "judge_agrees_with_itself": agreeing / judged if judged else 0.0,
     }
     return [_pair_row(config, pair) for pair in matched], figures
 

@@ -26,7 +26,7 @@ from r1ray.data.ngrams import NgramIndex
 from r1ray.data.prompts import PromptBuilder
 from r1ray.data.sources import open_source
 from r1ray.driver.stream import CompletionStream, make_requests
-from r1ray.errors import DataError, Interrupted
+from r1ray.errors import DataError, Interrupted, RolloutError
 from r1ray.models.locate import locate_model
 from r1ray.models.tokenizer import load_tokenizer
 from r1ray.rewards.registry import check_judges, check_prompts, check_rewards
@@ -137,10 +137,13 @@ def prepare(config: Config, *, samples_per_prompt: int) -> Inputs:
     check_prompts(config.rewards, prompts)
     check_judges(config.rewards, config.sandbox)
     sampling = {"samples": samples_per_prompt, "seed": config.run.seed, **asdict(_sampling(config))}
+    model = [model_path, config.model.revision, config.model.dtype]
     rewards = asdict(config.rewards)["terms"]
-    digest = hashlib.sha256(json.dumps([model_path, sampling, rewards, asdict(config.template)]).encode())
+    shards = [config.selection.prompts_per_shard, config.preferences.prompts_per_shard]
+    digest = hashlib.sha256(json.dumps([model, sampling, rewards, asdict(config.template), shards]).encode())
     for prompt in prompts:
-        digest.update(f"{prompt.prompt_id}\0{prompt.text}\0{prompt.answer}\0".encode())
+        what = [prompt.prompt_id, prompt.text, prompt.answer, prompt.task, prompt.domain, prompt.metadata]
+        digest.update(json.dumps(what, default=str).encode())
     return Inputs(model_path, prompts, digest.hexdigest())
 
 
@@ -196,6 +199,11 @@ def collect(
     finally:
         candidates.close()
         events.close()
+    if lacking := len(inputs.prompts) - len(candidates.done):
+        raise RolloutError(
+            f"{lacking} of {len(inputs.prompts)} prompts did not come back whole: events.jsonl says when; the same "
+            "command with resume=true samples them again"
+        )
     return candidates
 
 
@@ -220,9 +228,11 @@ def _sample(
     waiting = deque(requests[start : start + block] for start in range(0, len(requests), block))
     under_way = deque(stream.open(waiting.popleft()) for _ in range(min(BLOCKS, len(waiting))))
     while under_way:
-        buffer = under_way[0]
-        for group in stream.groups(buffer, ordered=False):
-            candidates.add(group, buffer.errored(group.group_id))
+        for buffer, group in stream.groups_of_all(under_way):
+            failed = buffer.errored(group.group_id)
+            # What has been given up is left for another attempt.
+            if len(group.graded) + len(failed) == samples_per_prompt:
+                candidates.add(group, failed)
         under_way.popleft()
         console.print(f"{len(candidates.done)} prompts sampled")
         if waiting:

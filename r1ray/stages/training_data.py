@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from r1ray.config.schema import Config
 from r1ray.config.stage_sections import SelectionConfig
-from r1ray.data.examples import open_examples
+from r1ray.data.examples import open_examples, texts_of
 from r1ray.data.records import Record
 from r1ray.errors import DataError
 from r1ray.stages.selection import Judged, Selector
@@ -65,16 +65,13 @@ def supplied_samples(config: SelectionConfig) -> list[Supplied]:
     """
     found = []
     for number, dataset in enumerate(config.general):
-        needed = dataset.columns.completion
         source = open_examples(dataset, "sft")
         if source.size is None:
             raise DataError(f"selection.general[{number}] must have an end: set its size")
         for index in range(source.size):
             record = source[index]
-            completion = record.metadata.get(needed)
-            if not isinstance(completion, str) or not completion.strip():
-                raise DataError(f"{record.prompt_id}: column {needed!r} must hold text, got {completion!r:.60}")
-            found.append(Supplied(record, completion))
+            texts = texts_of(record, dataset.columns, "sft")
+            found += [Supplied(record, text) for text, _ in texts or ()]
     return found
 
 

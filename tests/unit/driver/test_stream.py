@@ -1,5 +1,6 @@
 """Control flow of the driver's stream, with pools that obey the test."""
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -35,6 +36,7 @@ class FakeRollout:
         self.withdrawn: list[str] = []
         self.has_failed = False
         self.silent = False
+        self.quiet = 1e9
 
     @property
     def outstanding(self) -> int:
@@ -48,6 +50,9 @@ class FakeRollout:
     def poll(self, timeout_s: float) -> list[Completion]:
         # The last submitted comes first: order must not matter.
         return [self.ready.pop()] if self.ready else []
+
+    def quiet_s(self, group_id: str) -> float:
+        return self.quiet
 
     def withdraw(self, group_id: str) -> GroupRequest:
         self.withdrawn.append(group_id)
@@ -137,10 +142,52 @@ def test_overdue_groups_are_asked_for_again_and_then_given_up() -> None:
     rollout, events = FakeRollout(), []
     rollout.silent = True
     s = stream(rollout, group_timeout_s=0.01, on_event=lambda kind, **fields: events.append((kind, fields["attempt"])))
-    with pytest.raises(RolloutError, match="no completion of a whole phase came back"):
+    with pytest.raises(RolloutError, match="2 of 2 completions did not come back"):
         list(s.groups(s.open(requests(1))))
     assert events == [("group_timeout", 1), ("group_timeout", 2)]
     assert len(rollout.submitted) == 2
+
+
+def test_a_group_waits_for_as_long_as_its_worker_finishes_others() -> None:
+    rollout, events = FakeRollout(), []
+    rollout.silent, rollout.quiet = True, 0.0
+    s = stream(rollout, group_timeout_s=0.01, on_event=lambda kind, **fields: events.append(kind))
+    (request,) = requests(1)
+    buffer = s.open([request])
+    end = time.monotonic() + 0.05
+    while time.monotonic() < end:
+        s.pump()
+    assert not events
+    rollout.ready = [completion(request, 0), completion(request, 1)]
+    assert [len(g.graded) for g in s.groups(buffer)] == [2]
+
+
+def test_one_group_may_be_given_up_but_not_many() -> None:
+    rollout = FakeRollout()
+    rollout.silent = True
+    s = stream(rollout, group_timeout_s=0.01)
+    asked = requests(4)
+    buffer = s.open(asked)
+    rollout.ready = [completion(r, i) for r in asked[:3] for i in (0, 1)]
+    assert [len(g.graded) for g in s.groups(buffer)] == [2, 2, 2, 0]
+    buffer = s.open(asked)
+    rollout.ready = [completion(r, i) for r in asked[:2] for i in (0, 1)]
+    with pytest.raises(RolloutError, match="4 of 8 completions did not come back"):
+        list(s.groups(buffer))
+
+
+def test_groups_of_a_later_buffer_come_while_the_first_one_waits() -> None:
+    rollout = FakeRollout()
+    rollout.silent = True
+    s = stream(rollout)
+    asked = requests(3)
+    buffers = [s.open(asked[:2]), s.open(asked[2:])]
+    rollout.ready = [completion(r, i) for r in asked[1:] for i in (0, 1)]
+    taken = s.groups_of_all(buffers)
+    assert {next(taken)[1].group_id, next(taken)[1].group_id} == {r.group_id for r in asked[1:]}
+    rollout.ready = [completion(asked[0], i) for i in (0, 1)]
+    assert [(b is buffers[0], g.group_id) for b, g in taken] == [(True, asked[0].group_id)]
+    assert list(s.groups_of_all(buffers[1:])) == []
 
 
 def test_lost_work_of_a_dead_worker_is_submitted_again() -> None:
