@@ -96,12 +96,13 @@ class RewardsConfig:
     """What a completion is worth, and the graders that say so."""
 
     terms: list[RewardTerm] = field(default_factory=lambda: [RewardTerm("accuracy"), RewardTerm("format")])
-    # Processes that run rule rewards; that wait for LLM judges; that run reward models, and the share of a GPU that
-    # each of these gets.
+    # Processes that run rule rewards; that wait for LLM judges; that run reward models, with the share of a GPU that
+    # each of these gets, or without one the CPU cores (of a GPU cluster; reward models of billions need a GPU).
     num_workers: int = 1
     num_judge_workers: int = 1
     num_inference_workers: int = 1
     gpus_per_inference_worker: float = 0.0
+    cpus_per_inference_worker: int = 4
     # The length limit that overlong, length and cosine rewards measure against.
     max_completion_tokens: int = II("rollout.max_completion_tokens")
     # Limits of one completion's grading in a killable child process: processor seconds (four times as long on the

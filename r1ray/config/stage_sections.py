@@ -91,7 +91,7 @@ class SelectionConfig:
     # Prompts of one file of candidates.
     prompts_per_shard: int = 256
     # A model that rewrites each kept completion to be readable; one that changes the answer is not used.
-    rewrite: EndpointConfig = field(default_factory=EndpointConfig)
+    rewrite: EndpointConfig = field(default_factory=lambda: EndpointConfig(max_tokens=32768, timeout_s=1800.0))
 
 
 @dataclass

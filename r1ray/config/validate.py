@@ -273,6 +273,8 @@ def _check_placement(config: Config) -> None:
 def _check_rewards(rewards: RewardsConfig) -> None:
     gpus = rewards.gpus_per_inference_worker
     require(gpus >= 0, "rewards.gpus_per_inference_worker", ">= 0", gpus, "0 runs reward models on the CPU")
+    cpus = rewards.cpus_per_inference_worker
+    require(cpus >= 1, "rewards.cpus_per_inference_worker", ">= 1", cpus, "reward models compute on them")
     if not rewards.terms:
         raise ConfigError("rewards.terms must name at least one reward, got none: e.g. [{name: accuracy}]")
     for term in rewards.terms:

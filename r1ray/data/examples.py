@@ -127,6 +127,19 @@ def texts_of(record: Record, columns: ColumnsConfig, kind: ExampleKind) -> list[
     return [(_text(record, columns.completion), 1.0 if label else -1.0)]
 
 
+def check_examples(config: DatasetConfig, kind: ExampleKind) -> None:
+    """Read all of a dataset.
+
+    Raises:
+        DataError: it is not there, has no end, or a column of some example does not hold what it should.
+    """
+    source = open_examples(config, kind)
+    if source.size is None:
+        raise DataError(f"{config.name!r} must have an end: set its size, or that of each part")
+    for index in range(source.size):
+        texts_of(source[index], config.columns, kind)
+
+
 def open_examples(config: DatasetConfig, kind: ExampleKind) -> PromptSource:
     """Open a dataset with the columns that a kind of example needs, and without answers.
 

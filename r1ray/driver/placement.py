@@ -21,6 +21,8 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from r1ray.config.schema import Config
 from r1ray.errors import ClusterError, ConfigError
+from r1ray.rewards.grader import Combiner
+from r1ray.rewards.protocol import Lane
 from r1ray.rollout.pool import WorkerPlacement
 
 logger = logging.getLogger(__name__)
@@ -222,14 +224,17 @@ def _on_gpus(config: Config) -> Placement:
             f"the cluster has too few GPUs for separate placement ({_separate_gpus(config)} needed), and with shared "
             "GPUs train.max_staleness_steps must be 0"
         )
-    learners = [{"GPU": 1.0, "CPU": 1.0} for _ in range(config.learner.num_processes)]
+    beside = _reward_model_gpus(config)
+    # A share of each GPU stays free for reward models where there is no other GPU.
+    whole = 1.0 - beside if colocated and beside < 1 else 1.0
+    learners = [{"GPU": whole, "CPU": 1.0} for _ in range(config.learner.num_processes)]
     workers = (
         []
         if colocated
         else [{"GPU": float(config.rollout.tensor_parallel), "CPU": 1.0} for _ in range(config.rollout.num_workers)]
     )
-    group = _reserve([*learners, *workers], config)
-    share = 0.5 if colocated else 1.0
+    group = _reserve([*learners, *workers], config, beside=beside)
+    share = whole / 2 if colocated else 1.0
     rollout_gpus = share * config.rollout.tensor_parallel
     first = 0 if colocated else len(learners)
     return Placement(
@@ -247,7 +252,7 @@ def _alone_on_gpus(config: Config, *, rollout: bool) -> Placement:
     """Give GPUs to rollout workers or learners where a run has no others."""
     gpus = float(config.rollout.tensor_parallel) if rollout else 1.0
     count = config.rollout.num_workers if rollout else config.learner.num_processes
-    group = _reserve([{"GPU": gpus, "CPU": 1.0}] * count, config)
+    group = _reserve([{"GPU": gpus, "CPU": 1.0}] * count, config, beside=_reward_model_gpus(config) if rollout else 0.0)
     options = [_actor_options(group, index, gpus) for index in range(count)]
     return Placement(
         device="cuda",
@@ -262,14 +267,29 @@ def _separate_gpus(config: Config) -> int:
     return config.learner.num_processes + config.rollout.num_workers * config.rollout.tensor_parallel
 
 
-def _reserve(bundles: list[dict[str, float]], config: Config) -> PlacementGroup:
+def _reward_model_gpus(config: Config) -> float:
+    """Return the share of a GPU that each process with reward models takes, or 0 where there is none."""
+    if Lane.INFERENCE not in Combiner(config.rewards, config.sandbox).all_lanes:
+        return 0.0
+    return config.rewards.gpus_per_inference_worker
+
+
+def _reserve(bundles: list[dict[str, float]], config: Config, *, beside: float) -> PlacementGroup:
+    """Reserve GPUs, and see that those that the reward models will ask for are left; `beside` is the share of each."""
+    reserved, there = sum(b["GPU"] for b in bundles), ray.cluster_resources().get("GPU", 0)
+    models = config.rewards.num_inference_workers
+    if beside and reserved + models * beside > there:
+        raise ClusterError(
+            f"rollout and learner take {reserved:g} of the cluster's {there:g} GPUs, which leaves too little for "
+            f"rewards.num_inference_workers={models} with rewards.gpus_per_inference_worker={beside:g} each: lower "
+            "those, rollout.num_workers or learner.num_processes"
+        )
     group = placement_group(bundles, strategy="PACK")
     if not group.wait(timeout_seconds=config.cluster.start_timeout_s):
         remove_placement_group(group)
-        wanted = sum(b["GPU"] for b in bundles)
         raise ClusterError(
-            f"Ray could not reserve {wanted:g} GPUs within cluster.start_timeout_s={config.cluster.start_timeout_s:g}: "
-            f"the cluster has {ray.cluster_resources().get('GPU', 0):g}, of which "
+            f"Ray could not reserve {reserved:g} GPUs within cluster.start_timeout_s="
+            f"{config.cluster.start_timeout_s:g}: the cluster has {there:g}, of which "
             f"{ray.available_resources().get('GPU', 0):g} are free"
         )
     return group

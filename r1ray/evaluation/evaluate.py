@@ -12,6 +12,16 @@ from r1ray.types import Group, Prompt, SamplingParams
 Sampler = Callable[[Sequence[Prompt], SamplingParams, int, int], Iterable[Group]]
 
 
+def evaluation_sampling(config: EvalConfig, rollout: RolloutConfig) -> SamplingParams:
+    """Return how held-out prompts are sampled: as `config` says, what it leaves open as in training."""
+    return SamplingParams(
+        config.temperature,
+        config.top_p,
+        config.max_completion_tokens or rollout.max_completion_tokens,
+        tuple(rollout.stop),
+    )
+
+
 class HeldOutEvaluation:
     """The same prompts, sampling and seeds every time, so that only the policy differs."""
 
@@ -29,12 +39,7 @@ class HeldOutEvaluation:
         """
         self._prompts = prompts
         self._group_size = config.samples_per_prompt
-        self._sampling = SamplingParams(
-            config.temperature,
-            config.top_p,
-            config.max_completion_tokens or rollout.max_completion_tokens,
-            tuple(rollout.stop),
-        )
+        self._sampling = evaluation_sampling(config, rollout)
         self._sample = sample
         self._timers = timers
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from r1ray.config.data_sections import DatasetConfig, SourceConfig
-from r1ray.config.schema import Config
-from r1ray.data.examples import ExampleKind, open_examples
+from r1ray.config.schema import Config, RewardsConfig
+from r1ray.data.examples import ExampleKind, check_examples
 from r1ray.data.sources import open_source
 from r1ray.errors import ConfigError, ModelError, R1RayError
 from r1ray.models.locate import locate_model
@@ -67,15 +68,20 @@ def check_stage_inputs(name: str, config: Config) -> None:
         _check_models(config)
         for dataset, kind in _datasets(config):
             sources: Sequence[SourceConfig] = dataset.parts or [dataset]
-            if not any(source.name.startswith(SCHEME) for source in sources):
-                open_source(dataset) if kind is None else open_examples(dataset, kind)
+            if any(source.name.startswith(SCHEME) for source in sources):
+                continue
+            if kind is None:
+                open_source(dataset)
+            else:
+                check_examples(dataset, kind)
         if config.stage == "preferences":
             check_judge(config)
         if config.stage in ("rejection", "cold_start"):
             check_rewriting(config)
-        if config.stage not in ("sft", "reward_model", "preferences") and not _awaits_rewards(config):
-            check_rewards(config.rewards, config.sandbox)
-            check_judges(config.rewards, config.sandbox)
+        if config.stage not in ("sft", "reward_model", "preferences"):
+            rewards = _with_placeholders(config.rewards)
+            check_rewards(rewards, config.sandbox)
+            check_judges(rewards, config.sandbox)
     except R1RayError as error:
         raise type(error)(f"stage {name}: {error}") from error
 
@@ -97,8 +103,13 @@ def _datasets(config: Config) -> list[tuple[DatasetConfig, ExampleKind | None]]:
     return datasets
 
 
-def _awaits_rewards(config: Config) -> bool:
-    return any(SCHEME in str(term.options.get("model", "")) for term in config.rewards.terms)
+def _with_placeholders(rewards: RewardsConfig) -> RewardsConfig:
+    """Let options name any model where it is still to be made; nothing looks for one yet."""
+    terms = [
+        replace(term, options={k: v.removeprefix(SCHEME) if isinstance(v, str) else v for k, v in term.options.items()})
+        for term in rewards.terms
+    ]
+    return replace(rewards, terms=terms)
 
 
 def _check_models(config: Config) -> None:

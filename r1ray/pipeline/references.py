@@ -67,7 +67,8 @@ def references(config: Config) -> list[Reference]:
         for i, term in enumerate(config.rewards.terms):
             for option, kind in _REWARD_OPTIONS.items():
                 # The model of an LLM judge is a name at its endpoint.
-                if isinstance(term.options.get(option), str) and "base_url" not in term.options:
+                elsewhere = option == "model" and "base_url" in term.options
+                if isinstance(term.options.get(option), str) and not elsewhere:
                     found.append(Reference(f"rewards.terms[{i}].options.{option}", kind, term.options[option]))
     return found
 

@@ -29,12 +29,26 @@ from r1ray.pipeline.references import Reference, references
 from r1ray.pipeline.spec import Pipeline, Stage
 
 # What does not change what a stage makes, but only how or where.
+_ENDPOINT = ("api_key_env", "timeout_s", "max_retries", "requests_per_minute", "max_concurrency")
 _NO_RESULT = {
-    "": ("resume", "cluster", "tracking", "checkpoint"),
+    "": ("resume", "cluster", "tracking", "checkpoint", "sync"),
     "run": ("name", "dir"),
-    "rollout": ("num_workers", "cpus_per_worker", "group_timeout_s", "start_timeout_s", "max_restarts"),
-    "rewards": ("num_workers", "num_judge_workers", "num_inference_workers", "gpus_per_inference_worker"),
-    "learner": ("cpus_per_process", "start_timeout_s", "step_timeout_s", "max_restarts"),
+    "rollout": (
+        *("num_workers", "cpus_per_worker", "group_timeout_s", "start_timeout_s", "max_restarts", "max_num_seqs"),
+        *("tensor_parallel", "gpu_memory_fraction", "cpu_kv_cache_bytes", "enforce_eager"),
+    ),
+    "rewards": (
+        *("num_workers", "num_judge_workers", "num_inference_workers", "gpus_per_inference_worker"),
+        *("cpus_per_inference_worker", "batch_timeout_s", "max_error_fraction", "max_restarts"),
+    ),
+    # However a step is computed, it is the same to rounding.
+    "learner": (
+        *("num_processes", "cpus_per_process", "start_timeout_s", "step_timeout_s", "max_restarts"),
+        *("backend", "zero_stage", "tensor_parallel", "context_parallel", "micro_batch_tokens"),
+        *("activation_checkpointing", "offload_optimizer", "offload_reference", "fused_kernels", "compile"),
+    ),
+    "preferences.judge": _ENDPOINT,
+    "selection.rewrite": _ENDPOINT,
 }
 
 
@@ -129,9 +143,15 @@ def _done(states: dict[str, StageState], name: str) -> bool:
 def _result_of(config: Config) -> dict[str, Any]:
     """Return the part of a configuration that decides on what a stage makes; paths of inputs stand for themselves."""
     values = dataclasses.asdict(config)
-    for section, keys in _NO_RESULT.items():
+    for path, keys in _NO_RESULT.items():
+        section = values
+        for name in path.split(".") if path else ():
+            section = section[name]
         for key in keys:
-            del (values[section] if section else values)[key]
+            del section[key]
+    # A judge may move to another host, but there must still be one.
+    for section in (values["preferences"]["judge"], values["selection"]["rewrite"]):
+        section["base_url"] = section["base_url"] is not None
     return values
 
 

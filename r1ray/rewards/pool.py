@@ -177,6 +177,9 @@ class GraderPool:
         options: dict[str, Any] = {"num_cpus": self._num_cpus, "max_restarts": 0, "scheduling_strategy": "SPREAD"}
         if lane is Lane.INFERENCE and self._config.gpus_per_inference_worker:
             options["num_gpus"] = self._config.gpus_per_inference_worker
+        elif lane is Lane.INFERENCE:
+            # Ray lets a process have as many threads as it reserves cores.
+            options["num_cpus"] = self._num_cpus * self._config.cpus_per_inference_worker
         actor_class = ray.remote(**options)(_GraderActor)
         worker = _Worker(index, lane, actor_class.remote(self._config, self._sandbox, lane))
         worker.calls.append((worker.actor.ready.remote(), _Chunk([])))

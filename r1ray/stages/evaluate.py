@@ -2,35 +2,33 @@
 
     data.eval -> eval.samples_per_prompt completions each -> grades by rewards.terms -> summary.json
 
-Samples as `eval` says. Rewards of weight 0 are measured as well, so a config can measure what it does not pay for.
+Samples as `eval` says; interrupted, it goes on where it stopped. Rewards of weight 0 are measured as well, so a config
+can measure what it does not pay for.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from functools import partial
 from typing import Any
-
-from rich.console import Console
 
 from r1ray.config.load import to_yaml
 from r1ray.config.schema import Config
 from r1ray.data.prompts import PromptBuilder
 from r1ray.data.sources import open_source
-from r1ray.driver.stream import sample_groups
-from r1ray.evaluation.evaluate import HeldOutEvaluation
+from r1ray.evaluation.evaluate import evaluation_sampling
+from r1ray.evaluation.metrics import evaluation_metrics
 from r1ray.models.locate import locate_model
 from r1ray.models.tokenizer import load_tokenizer
 from r1ray.rewards.registry import check_judges, check_prompts, check_rewards
-from r1ray.stages.sampling import sampling_stream
-from r1ray.tracking.console import plain_console
+from r1ray.stages.collecting import SamplingJob, collect, plain_or_rich, with_unique_ids
 from r1ray.tracking.evaluation_table import evaluation_table
-from r1ray.tracking.events import EventLog
 from r1ray.tracking.rollouts import RolloutLog, rows_from_group
 from r1ray.tracking.run_dir import CONFIG_FILE, SUMMARY_FILE, RunDirectory
-from r1ray.tracking.timers import Timers
-from r1ray.types import Group, Prompt
+from r1ray.types import Group, Verdict
+
+# Groups of one file of candidates.
+PROMPTS_PER_SHARD = 256
 
 
 def evaluate_model(config: Config) -> dict[str, Any]:
@@ -41,39 +39,32 @@ def evaluate_model(config: Config) -> dict[str, Any]:
     """
     check_rewards(config.rewards, config.sandbox)
     run_dir = RunDirectory(config.run.dir)
-    model_path, prompts = _prepare(config)
+    job = _prepare(config)
     run_dir.create(resume=config.resume)
     run_dir.write_text(CONFIG_FILE, to_yaml(config))
-    events = EventLog(run_dir)
-    console = Console(highlight=False)
-    console = console if console.is_terminal else plain_console(console)
-    timers, groups = Timers(), list[Group]()
+    console = plain_or_rich()
     began = time.perf_counter()
-    try:
-        with sampling_stream(config, model_path, on_event=events.write, say=console.print) as stream:
-            sample = partial(sample_groups, stream, config.run.seed, on_group=groups.append)
-            evaluation = HeldOutEvaluation(prompts, config.eval, config.rollout, sample=sample, timers=timers)
-            # The rewards as they are at the end of a run.
-            metrics = evaluation(max((term.from_step for term in config.rewards.terms), default=0))
-    finally:
-        events.close()
+    groups = list(collect(config, job, run_dir, console=console).groups())
     RolloutLog(run_dir).write(0, [row for group in groups for row in rows_from_group(0, group)])
+    graded = [
+        Group(g.group_id, g.prompt, tuple(one for one in g.graded if one.grade.verdict is not Verdict.ERROR))
+        for g in groups
+    ]
+    metrics = evaluation_metrics(graded, expected_completions=len(job.prompts) * job.samples_per_prompt)
     summary = {
         "stage": "evaluate",
         "model": config.model.path,
-        "prompts": len(prompts),
-        "samples_per_prompt": config.eval.samples_per_prompt,
-        "eval_s": timers.take().get("time/eval_s", 0.0),
+        "prompts": len(job.prompts),
+        "samples_per_prompt": job.samples_per_prompt,
         "wall_s": time.perf_counter() - began,
         "metrics": metrics,
-        "events": dict(sorted(events.counts.items())),
     }
     run_dir.write_text(SUMMARY_FILE, json.dumps(summary, indent=2, allow_nan=False) + "\n")
     console.print(evaluation_table(metrics))
     return summary
 
 
-def _prepare(config: Config) -> tuple[str, list[Prompt]]:
+def _prepare(config: Config) -> SamplingJob:
     model_path = locate_model(config.model.path, config.model.revision)
     tokenizer = load_tokenizer(model_path, config.model.revision, config.model.trust_remote_code)
     prompts = PromptBuilder(tokenizer, config.template, config.data.max_prompt_tokens).build_all(
@@ -81,4 +72,12 @@ def _prepare(config: Config) -> tuple[str, list[Prompt]]:
     )
     check_prompts(config.rewards, prompts)
     check_judges(config.rewards, config.sandbox)
-    return model_path, prompts
+    return SamplingJob(
+        model_path,
+        with_unique_ids(prompts),
+        evaluation_sampling(config.eval, config.rollout),
+        config.eval.samples_per_prompt,
+        PROMPTS_PER_SHARD,
+        # The rewards as they are at the end of a run.
+        step=max((term.from_step for term in config.rewards.terms), default=0),
+    )

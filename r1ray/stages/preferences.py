@@ -24,8 +24,9 @@ from r1ray.config.schema import Config, RewardTerm
 from r1ray.errors import DataError, GraderError
 from r1ray.rewards.llm_judge import LLMJudgeReward
 from r1ray.rewards.scopes import summary as summary_of
+from r1ray.stages.collecting import collect, plain_or_rich
 from r1ray.stages.pairs import JudgedPair, Pair, agrees_with_itself, decide, length_bias, make_pairs, match_lengths
-from r1ray.stages.rejection import batches, collect, plain_or_rich, prepare
+from r1ray.stages.rejection import batches, prepare
 from r1ray.tracking.run_dir import CONFIG_FILE, SUMMARY_FILE, RunDirectory
 from r1ray.types import Completion, Group, Prompt, Verdict
 
@@ -54,18 +55,13 @@ def collect_preferences(config: Config) -> dict[str, Any]:
     ungraded = replace(config.rewards, terms=[RewardTerm("format", 0.0, {"style": style})])
     sampling = replace(config, rewards=ungraded)
     check_judge(config)
-    inputs = prepare(sampling, samples_per_prompt=preferences.samples_per_prompt)
+    job = prepare(
+        sampling, samples_per_prompt=preferences.samples_per_prompt, prompts_per_shard=preferences.prompts_per_shard
+    )
     run_dir.create(resume=config.resume)
     run_dir.write_text(CONFIG_FILE, to_yaml(config))
     console = plain_or_rich()
-    candidates = collect(
-        sampling,
-        inputs,
-        run_dir,
-        samples_per_prompt=preferences.samples_per_prompt,
-        prompts_per_shard=preferences.prompts_per_shard,
-        console=console,
-    )
+    candidates = collect(sampling, job, run_dir, console=console)
     judge = _judge(config, run_dir)
     make = _pairs if preferences.kind == "pairwise" else _labels
     try:

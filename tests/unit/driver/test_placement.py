@@ -2,9 +2,9 @@ import socket
 
 import pytest
 
-from r1ray.config.schema import Config
+from r1ray.config.schema import Config, RewardTerm
 from r1ray.driver import placement
-from r1ray.driver.placement import _share_cores, running_ray, start_local_ray
+from r1ray.driver.placement import _reserve, _reward_model_gpus, _share_cores, running_ray, start_local_ray
 from r1ray.errors import ClusterError, ConfigError
 
 
@@ -68,3 +68,14 @@ def test_a_ray_that_never_comes_up_is_an_error_with_a_remedy(monkeypatch: pytest
     monkeypatch.setattr(placement.ray, "shutdown", lambda: None)
     with pytest.raises(ClusterError, match=r"3 attempts.*timed out.*cluster.address"):
         start_local_ray()
+
+
+def test_gpus_of_reward_models_are_counted_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = config()
+    made.rewards.num_inference_workers, made.rewards.gpus_per_inference_worker = 2, 0.5
+    assert _reward_model_gpus(made) == 0.0
+    made.rewards.terms = [RewardTerm("reward_model", options={"model": "judge"})]
+    assert _reward_model_gpus(made) == 0.5
+    monkeypatch.setattr(placement.ray, "cluster_resources", lambda: {"GPU": 8.0})
+    with pytest.raises(ClusterError, match="take 8 of the cluster's 8 GPUs"):
+        _reserve([{"GPU": 1.0}] * 8, made, beside=0.5)
