@@ -48,22 +48,38 @@ def compose(layers: Sequence[Layer]) -> Config:
         ConfigError: unknown key, wrong type or impossible combination.
     """
     schema = _schema()
-    merged: Any = schema
+    values: dict[str, Any] = {}
     for source, layer in layers:
         if PIPELINE_KEY in layer:
             raise ConfigError(f"{source} is a pipeline: run it with `r1ray pipeline {source}`")
         refuse_unknown_keys(layer, schema, source=source)
-        try:
-            merged = OmegaConf.merge(merged, layer)
-        except OmegaConfBaseException as error:
-            raise ConfigError(_type_message(error, source)) from None
+        values = _laid_over(values, OmegaConf.to_container(layer))
     try:
-        config = OmegaConf.to_object(merged)
+        # Once for all layers: OmegaConf copies everything at each merge.
+        config = OmegaConf.to_object(OmegaConf.merge(schema, values))
     except OmegaConfBaseException as error:
-        raise ConfigError(_type_message(error, layers[0][0] if layers else "defaults")) from None
+        raise ConfigError(_type_message(error, _source_of(error, layers))) from None
     assert isinstance(config, Config)
     validate(config)
     return config
+
+
+def _laid_over(below: Any, above: Any) -> Any:
+    """Return values with others over them: mappings key by key, all else whole, as OmegaConf merges."""
+    if not isinstance(below, dict) or not isinstance(above, dict):
+        return above
+    return {**below, **{key: _laid_over(below.get(key), value) for key, value in above.items()}}
+
+
+def _source_of(error: OmegaConfBaseException, layers: Sequence[Layer]) -> str:
+    """Return where the value that does not fit comes from."""
+    for source, layer in layers:
+        try:
+            OmegaConf.to_object(OmegaConf.merge(_schema(), layer))
+        except OmegaConfBaseException as alone:
+            if getattr(alone, "full_key", None) == getattr(error, "full_key", None):
+                return source
+    return layers[0][0] if layers else "defaults"
 
 
 @functools.cache

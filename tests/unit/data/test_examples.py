@@ -71,6 +71,12 @@ def test_longer_samples_and_equal_pairs_are_counted_and_skipped(tmp_path: Path) 
     assert examples.skipped == {"longer than 100 tokens": 1, "pairs of equal completions": 1}
 
 
+def test_a_split_reads_every_row(tmp_path: Path) -> None:
+    examples = opened(write(tmp_path, {"question": "a", "completion": "b"}, {"question": "c", "completion": " "}))
+    with pytest.raises(DataError, match="column 'completion' must hold text"):
+        examples.split(0.0)
+
+
 def test_samples_of_one_question_are_never_on_both_sides(tmp_path: Path) -> None:
     rows = [{"question": f"question {i % 50}", "completion": str(i)} for i in range(500)]
     examples = opened(write(tmp_path, *rows))

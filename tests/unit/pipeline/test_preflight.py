@@ -7,7 +7,7 @@ import pytest
 
 from r1ray.config.load import load_config
 from r1ray.config.schema import Config
-from r1ray.errors import DataError, GraderError, ModelError
+from r1ray.errors import ConfigError, DataError, GraderError, ModelError
 from r1ray.pipeline.preflight import check_stage_inputs
 
 QUICKSTART = Path(__file__).parents[3] / "conf" / "quickstart.yaml"
@@ -29,6 +29,28 @@ def test_a_stage_with_all_it_needs_passes() -> None:
 def test_outputs_that_are_still_to_be_made_are_not_looked_for() -> None:
     terms = "rewards.terms=[{name: reward_model, options: {model: 'artifact://judge'}}]"
     check_stage_inputs("late", config("model.path=artifact://zero", terms))
+
+
+@pytest.mark.parametrize("option", ["{name: format, options: {stlye: r1}}", "{name: 'nowhere:reward'}"])
+def test_rewards_beside_one_that_is_still_to_be_made_are_checked(option: str) -> None:
+    terms = f"rewards.terms=[{{name: reward_model, options: {{model: 'artifact://judge'}}}}, {option}]"
+    with pytest.raises(ConfigError, match="stage late: "):
+        check_stage_inputs("late", config("model.path=artifact://zero", terms))
+
+
+def test_options_of_a_reward_model_that_is_still_to_be_made_are_checked() -> None:
+    terms = "rewards.terms=[{name: reward_model, options: {model: 'artifact://judge', scope: nothing}}]"
+    with pytest.raises(ConfigError, match=r"stage late: .*scope"):
+        check_stage_inputs("late", config("model.path=artifact://zero", terms))
+
+
+def test_every_row_is_read_before_anything_is_spent(tmp_path: Path) -> None:
+    data = tmp_path / "labels.jsonl"
+    rows = [{"question": "q", "completion": "a", "label": label} for label in (1, 0, "unsafe")]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = ("data.train.source=jsonl", f"data.train.name={data}", "reward_model.max_tokens=256", "sft.max_tokens=256")
+    with pytest.raises(DataError, match=r"stage judge: .*column 'label' must hold 1 or 0 .*'unsafe'"):
+        check_stage_inputs("judge", config("stage=reward_model", "reward_model.kind=pointwise", *given))
 
 
 @pytest.mark.parametrize("key", ["data.train", "data.eval"])

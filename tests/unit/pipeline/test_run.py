@@ -56,6 +56,15 @@ def test_a_changed_configuration_redoes_the_stage_and_what_depends_on_its_conten
 def test_what_only_says_how_a_stage_runs_redoes_nothing(lab) -> None:
     run(lab)
     assert run(lab, "set.rollout.num_workers=3", "set.checkpoint.every_steps=5") == []
+    operational = ("learner.micro_batch_tokens=5000", "rewards.batch_timeout_s=9", "sync.timeout_s=9")
+    assert run(lab, *(f"set.{value}" for value in operational)) == []
+
+
+def test_a_rewriter_may_move_to_another_host_but_not_appear(lab) -> None:
+    there = [f"set.selection.rewrite.{key}" for key in ("base_url=http://here/v1", "model=m", "timeout_s=5")]
+    run(lab)
+    assert run(lab, *there)[0] == "zero"
+    assert run(lab, "set.selection.rewrite.base_url=http://there/v1", "set.selection.rewrite.model=m") == []
 
 
 def test_a_half_done_stage_of_another_configuration_is_not_resumed(lab) -> None:

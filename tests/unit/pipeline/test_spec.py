@@ -7,6 +7,7 @@ import pytest
 
 from r1ray.errors import ConfigError
 from r1ray.pipeline.preflight import check_pipeline
+from r1ray.pipeline.references import references
 
 
 def test_a_stage_takes_files_then_values_for_all_then_its_own(lab) -> None:
@@ -106,3 +107,11 @@ def test_a_stage_listed_before_what_it_needs_comes_after_it(lab) -> None:
     lab.values["stages"]["zero"] = {"set": {"model": {"path": "artifact://base"}}}
     lab.values["stages"]["base"] = {}
     assert [stage.name for stage in lab.load().stages] == ["base", "zero", "evaluate_zero", "pick", "dev"]
+
+
+def test_instructions_of_a_judge_are_an_input_though_its_model_is_a_name_elsewhere(lab) -> None:
+    judge = {"base_url": "http://judge/v1", "model": "m", "mode": "helpfulness", "prompt_file": "judge.txt"}
+    lab.values["stages"]["zero"] = {"set": {"rewards": {"terms": [{"name": "llm_judge", "options": judge}]}}}
+    found = {reference.key: reference.value for reference in references(lab.load().stage("zero").config)}
+    assert found["rewards.terms[0].options.prompt_file"] == "judge.txt"
+    assert "rewards.terms[0].options.model" not in found
