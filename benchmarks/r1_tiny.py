@@ -120,8 +120,7 @@ def difference(seeds: Sequence[Models], metric: str, later: str, earlier: str) -
 
 def claims(seeds: Sequence[Models]) -> dict[str, dict[str, Any]]:
     """Return the differences that the paper's claims are about; each says what it should be."""
-    accuracy, language = "eval/pass_at_1", "eval/language_mean"
-    reasoning_language = "eval/math/language_mean"
+    accuracy, reasoning_language = "eval/pass_at_1", "eval/math/language_mean"
     wanted: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
         "R1-Zero improves accuracy": ("above 0", lambda: difference(seeds, accuracy, "r1_zero", "base")),
         "R1-Zero mixes languages": ("below 0", lambda: difference(seeds, reasoning_language, "r1_zero", "base")),
@@ -134,6 +133,10 @@ def claims(seeds: Sequence[Models]) -> dict[str, dict[str, Any]]:
         "without it consistency decays": (
             "below 0",
             lambda: difference(seeds, reasoning_language, "dev2_no_language", "dev1"),
+        ),
+        "consistency is higher with it than without": (
+            "above 0",
+            lambda: difference(seeds, reasoning_language, "dev2", "dev2_no_language"),
         ),
         "rejection-sampled SFT keeps accuracy": ("about 0", lambda: difference(seeds, accuracy, "dev3", "dev2")),
         "it broadens: notes": (
@@ -157,7 +160,7 @@ def claims(seeds: Sequence[Models]) -> dict[str, dict[str, Any]]:
             "below 0",
             lambda: difference(seeds, "eval/helpful/note_quality_reward_mean", "r1_hacked", "r1"),
         ),
-        "distillation beats RL on the small model": (
+        "distillation beats RL on the small model, accuracy": (
             "above 0",
             lambda: difference(seeds, accuracy, "student_distilled", "student_rl"),
         ),
@@ -165,7 +168,10 @@ def claims(seeds: Sequence[Models]) -> dict[str, dict[str, Any]]:
     found = {}
     for claim, (should_be, measure) in wanted.items():
         found[claim] = {"should be": should_be, **measure()}
-    found["(language over all prompts) R1-Zero"] = difference(seeds, language, "r1_zero", "base")
+    found["distilled student's consistency, to that of RL"] = {
+        "should be": "above 0",
+        **difference(seeds, reasoning_language, "student_distilled", "student_rl"),
+    }
     return found
 
 
