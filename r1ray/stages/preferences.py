@@ -25,8 +25,9 @@ from r1ray.errors import DataError, GraderError
 from r1ray.rewards.llm_judge import LLMJudgeReward
 from r1ray.rewards.scopes import summary as summary_of
 from r1ray.stages.collecting import collect, plain_or_rich
+from r1ray.stages.judging import batches
 from r1ray.stages.pairs import JudgedPair, Pair, agrees_with_itself, decide, length_bias, make_pairs, match_lengths
-from r1ray.stages.rejection import batches, prepare
+from r1ray.stages.rejection import prepare
 from r1ray.tracking.run_dir import CONFIG_FILE, SUMMARY_FILE, RunDirectory
 from r1ray.types import Completion, Group, Prompt, Verdict
 

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Iterator
-from itertools import islice
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import Any
 
 from r1ray.config.load import to_yaml
 from r1ray.config.schema import Config
@@ -26,13 +25,12 @@ from r1ray.models.locate import locate_model
 from r1ray.models.tokenizer import load_tokenizer
 from r1ray.rewards.registry import check_judges, check_prompts, check_rewards
 from r1ray.stages.collecting import SamplingJob, collect, plain_or_rich, rollout_sampling, with_unique_ids
+from r1ray.stages.judging import batches, judge_all, processes_for
 from r1ray.stages.rewriting import REWRITTEN_TOGETHER, Rewriter
 from r1ray.stages.selection import Selector
 from r1ray.stages.training_data import DataWriter, supplied_samples
 from r1ray.tracking.run_dir import CONFIG_FILE, SUMMARY_FILE, RunDirectory
 from r1ray.tracking.selection_summary import SelectionCounts, selection_table
-
-T = TypeVar("T")
 
 
 def sample_and_select(config: Config) -> dict[str, Any]:
@@ -65,12 +63,12 @@ def sample_and_select(config: Config) -> dict[str, Any]:
     counts = SelectionCounts()
     writer = DataWriter(run_dir, config)
     with InterruptFlag(console.print) as interrupt:
-        for batch in batches(candidates.groups(), REWRITTEN_TOGETHER):
+        processes = processes_for(len(job.prompts) * job.samples_per_prompt)
+        for batch in batches(judge_all(selector, candidates.groups(), processes=processes), REWRITTEN_TOGETHER):
             if interrupt.is_set():
                 raise Interrupted("stopped by the user: all is sampled; the same command with resume=true selects")
             kept = []
-            for group in batch:
-                judged = selector.judge(group)
+            for group, judged in batch:
                 counts.add(group.prompt, judged)
                 kept += [(group.prompt, one) for one in judged if one.reason is None]
             texts = [one for _, one in kept] if rewriter is None else rewriter.rewrite(kept)
@@ -133,10 +131,3 @@ def _evaluation_texts(config: Config) -> Iterator[str]:
             yield record.question
             if record.answer:
                 yield record.answer
-
-
-def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Yield lists of `size` items, the last one shorter."""
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch

@@ -1,10 +1,13 @@
 """Which completions are kept, and the one reason why others are not."""
 
+import os
+
 import pytest
 
 from r1ray.config.stage_sections import SelectionConfig
 from r1ray.data.ngrams import NgramIndex
 from r1ray.stages import selection
+from r1ray.stages.judging import judge_all, processes_for
 from r1ray.stages.selection import Selector
 from r1ray.types import Completion, Grade, GradedCompletion, Group, Prompt, Verdict
 
@@ -124,3 +127,18 @@ def test_the_choice_depends_on_the_seed_alone() -> None:
         assert one == again
         chosen.add([judged.reason for judged in one].index(None))
     assert len(chosen) > 1
+
+
+def test_several_processes_decide_as_one_does() -> None:
+    prompts = [Prompt(f"p{i}", "What is two plus two?", "", ()) for i in range(70)]
+    texts = ["<think>\ntwo and two\n</think>\n\n4", "4", "<think>\nzwei\n</think>\n\n4"]
+    groups = [Group(p.prompt_id, p, tuple(graded(text) for text in texts)) for p in prompts]
+    found = selector(max_kept_per_prompt=1)
+    alone = list(judge_all(found, groups, processes=1))
+    assert [group for group, _ in alone] == groups
+    assert list(judge_all(found, groups, processes=2)) == alone
+
+
+def test_a_process_is_started_for_enough_completions_only() -> None:
+    cores = len(os.sched_getaffinity(0))
+    assert [processes_for(n) for n in (0, 9_999, 10**9)] == [1, 1, cores]
