@@ -53,11 +53,13 @@ def sample_and_select(config: Config) -> dict[str, Any]:
         contamination=_contamination(config),
     )
     supplied = supplied_samples(config.selection)
-    rewriter = Rewriter(config, selector, run_dir) if config.selection.rewrite.base_url is not None else None
+    rewriter = Rewriter(config, selector) if config.selection.rewrite.base_url is not None else None
     if rewriter is not None:
         rewriter.check()
     run_dir.create(resume=config.resume)
     run_dir.write_text(CONFIG_FILE, to_yaml(config))
+    if rewriter is not None:
+        rewriter.keep_replies(run_dir)
     console = plain_or_rich()
     candidates = collect(config, job, run_dir, console=console)
     counts = SelectionCounts()

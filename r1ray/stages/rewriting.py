@@ -60,7 +60,7 @@ class Rewriter:
         counts: what became of the completions: `rewritten`, or why the original was kept.
     """
 
-    def __init__(self, config: Config, selector: Selector | None, run_dir: RunDirectory | None = None) -> None:
+    def __init__(self, config: Config, selector: Selector | None) -> None:
         """Connect to `selection.rewrite`; without a selector, only to see whether it is there.
 
         Raises:
@@ -85,10 +85,7 @@ class Rewriter:
             )
         )
         self._asks_as = [endpoint.model, endpoint.temperature, endpoint.max_tokens, _INSTRUCTIONS]
-        local = run_dir is not None and run_dir.is_local
-        self._replies = ReplyCache(
-            max_items=0, directory=str(run_dir.local_path(_FOLDER)) if run_dir is not None and local else None
-        )
+        self._replies = ReplyCache(max_items=0, directory=None)
         self._max_error_fraction = config.rewards.max_error_fraction
         self._asked = self._failed = 0
         self._selector = selector
@@ -98,6 +95,11 @@ class Rewriter:
             if term.config.name == "accuracy"
         ]
         self.counts: Counter[str] = Counter()
+
+    def keep_replies(self, run_dir: RunDirectory) -> None:
+        """Keep replies in a run directory, and know those that are there."""
+        if run_dir.is_local:
+            self._replies = ReplyCache(max_items=0, directory=str(run_dir.local_path(_FOLDER)))
 
     def check(self) -> None:
         """Ask the endpoint one easy thing.

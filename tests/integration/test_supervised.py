@@ -96,7 +96,9 @@ LAYOUTS = [
 
 
 @pytest.mark.usefixtures("local_ray")
-@pytest.mark.parametrize("layout", [pytest.param(None, id="alone"), pytest.param({}, id="two"), *LAYOUTS])
+@pytest.mark.parametrize(
+    "layout", [pytest.param(None, id="alone", marks=pytest.mark.slow), pytest.param({}, id="two"), *LAYOUTS]
+)
 def test_an_sft_step_is_that_of_cross_entropy_in_plain_pytorch(tmp_path: Path, layout: dict[str, Any] | None) -> None:
     draw = random.Random(0)
     samples = [sample(random_ids(draw, 3 + i % 5), random_ids(draw, 1 + (7 * i) % 23)) for i in range(12)]

@@ -66,7 +66,10 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
-@pytest.fixture(scope="module", params=["fsdp2", "zero1", "zero2", "zero3"])
+@pytest.fixture(
+    scope="module",
+    params=["fsdp2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("zero1", "zero2")), "zero3"],
+)
 def measured(
     request: pytest.FixtureRequest, model_path: str, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[dict[str, Any], Path]:
