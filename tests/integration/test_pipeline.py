@@ -71,7 +71,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory, tools: Any) -> tuple[Path,
     process = subprocess.Popen(
         [EXECUTABLE, "pipeline", str(path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    metrics, end = folder / "out" / "zero" / "metrics.jsonl", time.monotonic() + 200
+    metrics, end = folder / "out" / "zero" / "metrics.jsonl", time.monotonic() + 400
     while not metrics.exists() or metrics.read_text().count("\n") < 3:
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < end, "deadline passed"

@@ -116,7 +116,7 @@ def test_nothing_is_sampled_twice(unbroken: Path, tools: Any, tmp_path: Path, ho
     run_dir = tmp_path / "stopped"
     start = command(tools, run_dir, "cold_start", "selection.general_share=0.0")
     process = subprocess.Popen(start, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    folder, end = run_dir / "candidates", time.monotonic() + 200
+    folder, end = run_dir / "candidates", time.monotonic() + 400
     while not any(folder.glob("shard_*")):
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < end, "deadline passed"

@@ -340,7 +340,7 @@ def test_a_trained_reward_model_is_a_reward_with_the_same_scores(
 
 
 def wait_for_step(run_dir: Path, step: int, process: subprocess.Popen[str]) -> None:
-    metrics, end = run_dir / "metrics.jsonl", time.monotonic() + 200
+    metrics, end = run_dir / "metrics.jsonl", time.monotonic() + 400
     while not metrics.exists() or metrics.read_text().count("\n") <= step:
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < end, "deadline passed"
