@@ -104,6 +104,12 @@ def compute(directory: Path, stage: str) -> Figures:
     }
 
 
+def sampled(directory: Path) -> dict[str, Any]:
+    """Return what became of the samples of a stage, without the path of its model."""
+    summary: dict[str, Any] = json.loads((directory / "summary.json").read_text())
+    return {name: value for name, value in summary.items() if name != "model"}
+
+
 def interval(values: Sequence[float]) -> dict[str, Any]:
     """Return mean, 95% t-interval and the values themselves."""
     mean = statistics.fmean(values)
@@ -203,10 +209,7 @@ def main() -> None:
         "compute_of_students": {
             stage: [compute(directories[seed], stage) for seed in arguments.seeds] for stage in STUDENTS
         },
-        "samples": {
-            stage: json.loads((directories[arguments.seeds[0]] / stage / "summary.json").read_text())
-            for stage in ("cold_start", "samples")
-        },
+        "samples": {stage: sampled(directories[arguments.seeds[0]] / stage) for stage in ("cold_start", "samples")},
         "curves_of_first_seed": curves(directories[arguments.seeds[0]]),
         "models": models,
     }
