@@ -7,6 +7,7 @@ list of them (relative to itself); what comes later wins.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import functools
 from collections.abc import Sequence
@@ -42,49 +43,34 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
 
 
 def compose(layers: Sequence[Layer]) -> Config:
-    """Return the resolved and validated configuration of layers of values, of which the later wins.
+    """Return the resolved and validated configuration of layers of values, of which the later wins; it uses them up.
 
     Raises:
         ConfigError: unknown key, wrong type or impossible combination.
     """
     schema = _schema()
-    values: dict[str, Any] = {}
+    merged: Any = copy.deepcopy(schema)
     for source, layer in layers:
         if PIPELINE_KEY in layer:
             raise ConfigError(f"{source} is a pipeline: run it with `r1ray pipeline {source}`")
         refuse_unknown_keys(layer, schema, source=source)
-        values = _laid_over(values, OmegaConf.to_container(layer))
+        try:
+            # `merge` would copy everything for each layer; nobody else has these.
+            merged = OmegaConf.unsafe_merge(merged, layer)
+        except OmegaConfBaseException as error:
+            raise ConfigError(_type_message(error, source)) from None
     try:
-        # Once for all layers: OmegaConf copies everything at each merge.
-        config = OmegaConf.to_object(OmegaConf.merge(schema, values))
+        config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
-        raise ConfigError(_type_message(error, _source_of(error, layers))) from None
+        raise ConfigError(_type_message(error, layers[0][0] if layers else "defaults")) from None
     assert isinstance(config, Config)
     validate(config)
     return config
 
 
-def _laid_over(below: Any, above: Any) -> Any:
-    """Return values with others over them: mappings key by key, all else whole, as OmegaConf merges."""
-    if not isinstance(below, dict) or not isinstance(above, dict):
-        return above
-    return {**below, **{key: _laid_over(below.get(key), value) for key, value in above.items()}}
-
-
-def _source_of(error: OmegaConfBaseException, layers: Sequence[Layer]) -> str:
-    """Return where the value that does not fit comes from."""
-    for source, layer in layers:
-        try:
-            OmegaConf.to_object(OmegaConf.merge(_schema(), layer))
-        except OmegaConfBaseException as alone:
-            if getattr(alone, "full_key", None) == getattr(error, "full_key", None):
-                return source
-    return layers[0][0] if layers else "defaults"
-
-
 @functools.cache
 def _schema() -> DictConfig:
-    """Return the schema with its defaults; merging copies it."""
+    """Return the schema with its defaults; to be copied before it is merged with anything."""
     schema = OmegaConf.structured(Config)
     assert isinstance(schema, DictConfig)
     return schema
