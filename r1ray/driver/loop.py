@@ -29,13 +29,13 @@ from r1ray.driver.batch import (
 )
 from r1ray.driver.buffer import GroupBuffer
 from r1ray.driver.record import StepRecorder
-from r1ray.driver.stream import CompletionStream, make_requests
+from r1ray.driver.stream import CompletionStream, make_requests, rollout_sampling
 from r1ray.driver.supervise import WeightSync
 from r1ray.errors import Interrupted, LearnerDied
 from r1ray.learner.pending import Pending
 from r1ray.learner.pool import LearnerPool
 from r1ray.rewards.terms import reward_weights
-from r1ray.types import Group, SamplingParams, TrainingBatch
+from r1ray.types import Group, TrainingBatch
 
 PUMP_WAIT_S = 0.02
 
@@ -159,7 +159,7 @@ class GrpoLoop:
                 namespace=f"train/{self.next_phase}",
                 seed=self.config.run.seed,
                 group_size=self.config.rollout.group_size,
-                sampling=self.sampling,
+                sampling=rollout_sampling(self.config.rollout),
                 step=step,
             )
             self.phases.append(Phase(self.next_phase, cursor, self.stream.open(requests)))
@@ -228,12 +228,6 @@ class GrpoLoop:
         while not pending.done(PUMP_WAIT_S):
             self.stream.pump()
         return pending.results()
-
-    @property
-    def sampling(self) -> SamplingParams:
-        """How training completions are sampled."""
-        rollout = self.config.rollout
-        return SamplingParams(rollout.temperature, rollout.top_p, rollout.max_completion_tokens, tuple(rollout.stop))
 
     @property
     def evaluation_due(self) -> bool:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
+from r1ray.config.schema import RolloutConfig
 from r1ray.driver.buffer import GroupBuffer
 from r1ray.errors import GraderError, Interrupted, RolloutError
 from r1ray.rewards.pool import GraderPool
@@ -51,6 +52,11 @@ def make_requests(
         seeds = tuple(_seed(seed, group_id, i) for i in range(group_size))
         requests.append(GroupRequest(group_id, prompt, sampling, seeds, tuple(range(group_size)), step))
     return requests
+
+
+def rollout_sampling(rollout: RolloutConfig) -> SamplingParams:
+    """Return how training completions are sampled."""
+    return SamplingParams(rollout.temperature, rollout.top_p, rollout.max_completion_tokens, tuple(rollout.stop))
 
 
 def _seed(run_seed: int, group_id: str, sample_index: int) -> int:

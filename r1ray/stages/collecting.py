@@ -20,7 +20,6 @@ from r1ray.driver.stream import CompletionStream, make_requests
 from r1ray.errors import Interrupted, RolloutError
 from r1ray.stages.candidates import Candidates
 from r1ray.stages.sampling import sampling_stream
-from r1ray.tracking.console import plain_console
 from r1ray.tracking.events import EventLog
 from r1ray.tracking.run_dir import RunDirectory
 from r1ray.types import Prompt, SamplingParams
@@ -69,12 +68,6 @@ def with_unique_ids(prompts: Sequence[Prompt]) -> list[Prompt]:
         number = seen[prompt.prompt_id]
         unique.append(prompt if number == 1 else replace(prompt, prompt_id=f"{prompt.prompt_id}#{number}"))
     return unique
-
-
-def rollout_sampling(config: Config) -> SamplingParams:
-    """Return how `rollout` says that completions are sampled."""
-    r = config.rollout
-    return SamplingParams(r.temperature, r.top_p, r.max_completion_tokens, tuple(r.stop))
 
 
 def collect(config: Config, job: SamplingJob, run_dir: RunDirectory, *, console: Console) -> Candidates:
@@ -140,9 +133,3 @@ def _sample(
         console.print(f"{len(candidates.done)} prompts sampled")
         if waiting:
             under_way.append(stream.open(waiting.popleft()))
-
-
-def plain_or_rich() -> Console:
-    """Return a console that styles on terminals only."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else plain_console(console)

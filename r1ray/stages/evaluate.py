@@ -12,6 +12,8 @@ import json
 import time
 from typing import Any
 
+from rich.console import Console
+
 from r1ray.config.load import to_yaml
 from r1ray.config.schema import Config
 from r1ray.data.prompts import PromptBuilder
@@ -21,7 +23,8 @@ from r1ray.evaluation.metrics import evaluation_metrics
 from r1ray.models.locate import locate_model
 from r1ray.models.tokenizer import load_tokenizer
 from r1ray.rewards.registry import check_judges, check_prompts, check_rewards
-from r1ray.stages.collecting import SamplingJob, collect, plain_or_rich, with_unique_ids
+from r1ray.stages.collecting import SamplingJob, collect, with_unique_ids
+from r1ray.tracking.console import plain_off_terminals
 from r1ray.tracking.evaluation_table import evaluation_table
 from r1ray.tracking.rollouts import RolloutLog, rows_from_group
 from r1ray.tracking.run_dir import CONFIG_FILE, SUMMARY_FILE, RunDirectory
@@ -42,7 +45,7 @@ def evaluate_model(config: Config) -> dict[str, Any]:
     job = _prepare(config)
     run_dir.create(resume=config.resume)
     run_dir.write_text(CONFIG_FILE, to_yaml(config))
-    console = plain_or_rich()
+    console = plain_off_terminals(Console(highlight=False))
     began = time.perf_counter()
     groups = list(collect(config, job, run_dir, console=console).groups())
     RolloutLog(run_dir).write(0, [row for group in groups for row in rows_from_group(0, group)])

@@ -24,10 +24,11 @@ from r1ray.config.schema import Config, RewardTerm
 from r1ray.errors import DataError, GraderError
 from r1ray.rewards.llm_judge import LLMJudgeReward
 from r1ray.rewards.scopes import summary as summary_of
-from r1ray.stages.collecting import collect, plain_or_rich
+from r1ray.stages.collecting import collect
 from r1ray.stages.judging import batches
 from r1ray.stages.pairs import JudgedPair, Pair, agrees_with_itself, decide, length_bias, make_pairs, match_lengths
 from r1ray.stages.rejection import prepare
+from r1ray.tracking.console import plain_off_terminals
 from r1ray.tracking.run_dir import CONFIG_FILE, SUMMARY_FILE, RunDirectory
 from r1ray.types import Completion, Group, Prompt, Verdict
 
@@ -61,7 +62,7 @@ def collect_preferences(config: Config) -> dict[str, Any]:
     )
     run_dir.create(resume=config.resume)
     run_dir.write_text(CONFIG_FILE, to_yaml(config))
-    console = plain_or_rich()
+    console = plain_off_terminals(Console(highlight=False))
     candidates = collect(sampling, job, run_dir, console=console)
     judge = _judge(config, run_dir)
     make = _pairs if preferences.kind == "pairwise" else _labels

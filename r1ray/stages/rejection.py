@@ -14,21 +14,25 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
+from rich.console import Console
+
 from r1ray.config.load import to_yaml
 from r1ray.config.schema import Config
 from r1ray.data.ngrams import NgramIndex
 from r1ray.data.prompts import PromptBuilder
 from r1ray.data.sources import open_source
 from r1ray.driver.interrupt import InterruptFlag
+from r1ray.driver.stream import rollout_sampling
 from r1ray.errors import DataError, Interrupted
 from r1ray.models.locate import locate_model
 from r1ray.models.tokenizer import load_tokenizer
 from r1ray.rewards.registry import check_judges, check_prompts, check_rewards
-from r1ray.stages.collecting import SamplingJob, collect, plain_or_rich, rollout_sampling, with_unique_ids
+from r1ray.stages.collecting import SamplingJob, collect, with_unique_ids
 from r1ray.stages.judging import batches, judge_all, processes_for
 from r1ray.stages.rewriting import REWRITTEN_TOGETHER, Rewriter
 from r1ray.stages.selection import Selector
 from r1ray.stages.training_data import DataWriter, supplied_samples
+from r1ray.tracking.console import plain_off_terminals
 from r1ray.tracking.run_dir import CONFIG_FILE, SUMMARY_FILE, RunDirectory
 from r1ray.tracking.selection_summary import SelectionCounts, selection_table
 
@@ -60,7 +64,7 @@ def sample_and_select(config: Config) -> dict[str, Any]:
     run_dir.write_text(CONFIG_FILE, to_yaml(config))
     if rewriter is not None:
         rewriter.keep_replies(run_dir)
-    console = plain_or_rich()
+    console = plain_off_terminals(Console(highlight=False))
     candidates = collect(config, job, run_dir, console=console)
     counts = SelectionCounts()
     writer = DataWriter(run_dir, config)
@@ -114,7 +118,7 @@ def prepare(config: Config, *, samples_per_prompt: int, prompts_per_shard: int) 
     check_prompts(config.rewards, built)
     check_judges(config.rewards, config.sandbox)
     return SamplingJob(
-        model_path, with_unique_ids(built), rollout_sampling(config), samples_per_prompt, prompts_per_shard
+        model_path, with_unique_ids(built), rollout_sampling(config.rollout), samples_per_prompt, prompts_per_shard
     )
 
 

@@ -62,7 +62,7 @@ class RunConsole:
             clock: monotonic seconds.
         """
         console = Console() if console is None else console
-        self._console = console if console.is_terminal else plain_console(console)
+        self._console = plain_off_terminals(console)
         self._total_steps = total_steps
         self._clock = clock
         self._step_seconds: list[float] = []
@@ -171,8 +171,10 @@ def summary_table(summary: Summary) -> Table:
     return table
 
 
-def plain_console(console: Console) -> Console:
-    """Return a console on the same file that never styles and does not break lines at 80 columns."""
+def plain_off_terminals(console: Console) -> Console:
+    """Return the console, or off terminals one on the same file that neither styles nor breaks lines at 80 columns."""
+    if console.is_terminal:
+        return console
     return Console(
         file=console.file,
         width=max(_PLAIN_WIDTH, console.width),

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from r1ray.tracking.console import duration, plain_console
+from r1ray.tracking.console import duration, plain_off_terminals
 from r1ray.types import Verdict
 
 _HEARTBEAT_S = 10.0
@@ -33,7 +33,7 @@ class GradingConsole:
             console: where to write; None means standard output.
         """
         console = Console() if console is None else console
-        self._console = console if console.is_terminal else plain_console(console)
+        self._console = plain_off_terminals(console)
         self._total, self._first = total, done
         self._began = self._heartbeat = time.monotonic()
         self._events: dict[str, int] = {}
