@@ -184,9 +184,10 @@ class Parts:
 
 def _start_parts(config: Config, inputs: Inputs, *, stack: ExitStack, console: RunConsole, events: EventLog) -> Parts:
     """Start Ray, rollout workers, graders and learners together; `stack` stops them again."""
-    interrupt = stack.enter_context(InterruptFlag(console.message))
     if attach_ray(config):
         stack.callback(ray.shutdown)
+    # After Ray, which puts a handler of its own on SIGTERM that aborts the process.
+    interrupt = stack.enter_context(InterruptFlag(console.message))
     placement = plan_placement(config)
     stack.callback(placement.release)
     learner = LearnerPool(learner_options(config, inputs.model_path, placement), placement.learner)

@@ -93,9 +93,10 @@ def sampling_stream(
         say: tells the user something.
     """
     with ExitStack() as stack:
-        interrupt = stack.enter_context(InterruptFlag(say))
         if attach_ray(config):
             stack.callback(ray.shutdown)
+        # After Ray, which puts a handler of its own on SIGTERM that aborts the process.
+        interrupt = stack.enter_context(InterruptFlag(say))
         placement = plan_placement(config, learner=False)
         stack.callback(placement.release)
         pools = start_sampling(config, model_path, placement, stack=stack, on_event=on_event)

@@ -108,7 +108,6 @@ def _train(
     algorithm = replace(config.algorithm, kl_coef=0.0)
     with ExitStack() as stack:
         console = stack.enter_context(RunConsole(total_steps, first_step=step))
-        interrupt = stack.enter_context(InterruptFlag(console.message))
         sinks = open_sinks(
             records.run_dir,
             config.tracking,
@@ -120,6 +119,8 @@ def _train(
         stack.callback(sinks.close)
         if attach_ray(config):
             stack.callback(ray.shutdown)
+        # After Ray, which puts a handler of its own on SIGTERM that aborts the process.
+        interrupt = stack.enter_context(InterruptFlag(console.message))
         placement = plan_placement(config, rollout=False)
         stack.callback(placement.release)
         options = learner_options(

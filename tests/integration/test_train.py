@@ -132,7 +132,10 @@ def test_an_evaluation_that_was_interrupted_is_made_up_on_resume(unbroken: Path,
     assert json.loads((run_dir / "summary.json").read_text())["pass_at_1_after"] == whole[-1]["eval/pass_at_1"]
 
 
-def test_ctrl_c_saves_a_checkpoint_and_says_how_to_go_on(tmp_path: Path, tools: Any) -> None:
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_save_a_checkpoint_and_say_how_to_go_on(
+    tmp_path: Path, tools: Any, how: signal.Signals
+) -> None:
     run_dir = tmp_path / "stopped"
     process = subprocess.Popen(
         tools.train_command(run_dir, "train.steps=500"),
@@ -143,7 +146,7 @@ def test_ctrl_c_saves_a_checkpoint_and_says_how_to_go_on(tmp_path: Path, tools: 
     )
     metrics = run_dir / "metrics.jsonl"
     wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") > 1, deadline_s=300, process=process)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(how)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 130, output
     assert "resume=true" in output
