@@ -111,7 +111,9 @@ def test_supplied_samples_have_their_share_and_those_of_the_evaluation_are_left_
     assert {row["domain"] for row in supplied} == {"writing"}
 
 
-@pytest.mark.parametrize("how", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL])
+@pytest.mark.parametrize(
+    "how", [*(pytest.param(s, marks=pytest.mark.slow) for s in (signal.SIGINT, signal.SIGTERM)), signal.SIGKILL]
+)
 def test_nothing_is_sampled_twice(unbroken: Path, tools: Any, tmp_path: Path, how: signal.Signals) -> None:
     run_dir = tmp_path / "stopped"
     start = command(tools, run_dir, "cold_start", "selection.general_share=0.0")
@@ -123,7 +125,7 @@ def test_nothing_is_sampled_twice(unbroken: Path, tools: Any, tmp_path: Path, ho
         time.sleep(0.01)
     process.send_signal(how)
     output, _ = process.communicate(timeout=120)
-    assert process.returncode == (130 if how is signal.SIGINT else -9), output
+    assert process.returncode == (-9 if how is signal.SIGKILL else 130), output
     before = {file.name: file.stat().st_mtime_ns for file in folder.glob("shard_*")}
     sampled = {json.loads(line)["prompt_id"] for line in (folder / "journal.jsonl").read_text().splitlines()}
     for file in before:  # the journal may still hold what has just gone into a shard

@@ -260,7 +260,7 @@ def test_an_interrupted_sft_ends_as_the_unbroken_one(
     command = sft_command(tools, data, run_dir)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     wait_for_step(run_dir, 3, process)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 130, output
     done = subprocess.run([*command, "resume=true"], capture_output=True, text=True, timeout=300, check=False)
