@@ -140,7 +140,7 @@ class GrpoLoop:
         self.phases.clear()
         self.stream.abandon()
         self.recorder.go_back(state.step)
-        self.weights.sync(self.step)
+        self.weights.sync()
 
     def open_phases(self) -> None:
         """Hand out the prompts of every phase that may start from the current weights."""
@@ -221,7 +221,7 @@ class GrpoLoop:
     def sync(self) -> None:
         """Bring every rollout worker to the new weights."""
         with self.recorder.timers.phase("sync"):
-            self.recorder.add(**{"sync/probe_diff": self.weights.sync(self.step)})
+            self.recorder.add(**{"sync/probe_diff": self.weights.sync()})
 
     def wait(self, pending: Pending) -> list[Any]:
         """Wait for the learner while completions keep flowing to the graders."""

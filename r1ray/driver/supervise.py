@@ -40,7 +40,6 @@ class WeightSync:
         self._tolerance = tolerance
         self._ranks_per_worker = ranks_per_worker
         self._timeout_s = timeout_s
-        self._policy_version = 0
 
     def connect(self) -> None:
         """Open the channel to the workers as they are now."""
@@ -48,8 +47,8 @@ class WeightSync:
             self._rollout.handles, ranks_per_worker=self._ranks_per_worker, timeout_s=self._timeout_s
         )
 
-    def sync(self, policy_version: int) -> float:
-        """Send the learner's weights everywhere and verify them.
+    def sync(self) -> float:
+        """Send the learner's weights everywhere, stamped with the learner's version, and verify them.
 
         Returns:
             The largest mean absolute log-probability difference of a worker on the probe.
@@ -57,19 +56,20 @@ class WeightSync:
         Raises:
             WeightSyncError: an engine does not sample from the weights it was sent.
         """
-        self._policy_version = policy_version
         try:
-            self._learner.send_weights(policy_version).results()
-            return self._verify()
+            return self._send()
         except WeightSyncError as error:
             self._rollout.poll(0.0)
             if not self._rollout.has_failed:
                 raise
-            logger.warning("sync of version %d met a dead worker: %s", policy_version, error)
+            logger.warning("a weight sync met a dead worker: %s", error)
             return self._renew()
 
     def recover(self) -> list[GroupRequest]:
-        """Replace dead workers, bring them to the current version, return the work they owed."""
+        """Replace dead workers, bring all to the learner's version, return the work they owed.
+
+        In the middle of a phase the learner may have taken steps since the last sync.
+        """
         lost = self._rollout.replace_failed()
         self._renew_channel()
         return lost
@@ -82,10 +82,10 @@ class WeightSync:
 
     def _renew_channel(self) -> float:
         self.connect()
-        self._learner.send_weights(self._policy_version).results()
-        return self._verify()
+        return self._send()
 
-    def _verify(self) -> float:
+    def _send(self) -> float:
+        sent: int = self._learner.send_weights().results()[0]
         expected = self._learner.score(self._probe_ids)
         worst = 0.0
         for worker, scores in self._rollout.score(self._probe_ids).items():
@@ -93,15 +93,13 @@ class WeightSync:
             worst = max(worst, difference)
             if not difference <= self._tolerance:
                 raise WeightSyncError(
-                    f"{worker} does not sample from policy version {self._policy_version}: on the probe its "
+                    f"{worker} does not sample from policy version {sent}: on the probe its "
                     f"log-probabilities differ from the learner's by {difference:.2e} on average, allowed is "
                     f"sync.probe_tolerance={self._tolerance:g}"
                 )
         for worker, version in self._rollout.policy_versions().items():
-            if version != self._policy_version:
-                raise WeightSyncError(
-                    f"{worker} reports policy version {version} after a sync of version {self._policy_version}"
-                )
+            if version != sent:
+                raise WeightSyncError(f"{worker} reports policy version {version} after a sync of version {sent}")
         return worst
 
 

@@ -193,11 +193,12 @@ class PolicyLearner:
         )
         self.sender.connect()
 
-    def send_weights(self, policy_version: int) -> None:
-        """Send the current weights to every rollout engine."""
+    def send_weights(self) -> int:
+        """Send the current weights to every rollout engine and return the version they are stamped with."""
         assert self.sender is not None, "connect_rollout comes first"
-        self._note(f"send_weights: version {policy_version}")
-        self.sender.send(policy_version)
+        self._note(f"send_weights: version {self.policy_version}")
+        self.sender.send(self.policy_version)
+        return self.policy_version
 
     def save(self, directory: str) -> None:
         """Write sharded training state and, from rank 0, the model in Hugging Face layout."""

@@ -213,9 +213,9 @@ class LearnerPool:
         client = RayWeightSyncClient(workers, [ranks_per_worker] * len(workers), timeout_s)
         replace(self._call("connect_rollout", client), deadline_s=timeout_s).results()
 
-    def send_weights(self, policy_version: int) -> Pending:
-        """Start sending the current weights to every rollout worker."""
-        return self._call("send_weights", policy_version)
+    def send_weights(self) -> Pending:
+        """Start sending the current weights to every rollout worker; the result is their version, per process."""
+        return self._call("send_weights")
 
     def save(self, directory: str) -> Pending:
         """Start writing a checkpoint."""

@@ -89,8 +89,8 @@ class Learner(Protocol):
     def connect_rollout(self, client: WeightSyncClient) -> None:
         """Open the weight-transfer channel to the rollout workers behind `client`; rank 0 sends."""
 
-    def send_weights(self, policy_version: int) -> None:
-        """Send the current weights to every rollout engine."""
+    def send_weights(self) -> int:
+        """Send the current weights to every rollout engine and return the version they are stamped with."""
 
     def save(self, directory: str) -> None:
         """Write sharded training state and, from rank 0, the model in Hugging Face layout."""

@@ -100,7 +100,7 @@ def train_grpo(config: Config) -> Summary:
                 console.message(f"resumed from {newest[0]}")
                 events.write("resumed", step=state.step)
             parts.weights.connect()
-            parts.weights.sync(state.step)
+            parts.weights.sync()
             evaluate = HeldOutEvaluation(
                 inputs.held_out,
                 config.eval,

@@ -12,21 +12,25 @@ TRUE_LOGPROBS = [-1.0, -2.0]
 
 
 class Done:
+    def __init__(self, *results: Any) -> None:
+        self.all = results
+
     def results(self) -> list[Any]:
-        return []
+        return list(self.all)
 
 
 class FakeLearner:
-    def __init__(self) -> None:
+    def __init__(self, version: int = 5) -> None:
+        self.version = version
         self.sent: list[int] = []
         self.connections = 0
 
     def connect_rollout(self, _workers: Any, **_options: Any) -> None:
         self.connections += 1
 
-    def send_weights(self, policy_version: int) -> Done:
-        self.sent.append(policy_version)
-        return Done()
+    def send_weights(self) -> Done:
+        self.sent.append(self.version)
+        return Done(self.version)
 
     def score(self, _token_ids: Any) -> list[float]:
         return TRUE_LOGPROBS
@@ -73,20 +77,20 @@ def weight_sync(learner: FakeLearner, rollout: FakeRollout) -> WeightSync:
 def test_a_sync_returns_the_largest_difference_on_the_probe() -> None:
     learner = FakeLearner()
     rollout = FakeRollout(learner, scores=[-1.0, -2.0004])
-    assert weight_sync(learner, rollout).sync(5) == pytest.approx(2e-4)
+    assert weight_sync(learner, rollout).sync() == pytest.approx(2e-4)
     assert learner.sent == [5]
 
 
 def test_an_engine_that_kept_its_old_weights_stops_the_run() -> None:
     learner = FakeLearner()
     with pytest.raises(WeightSyncError, match=r"w1 does not sample from policy version 5.*sync\.probe_tolerance"):
-        weight_sync(learner, FakeRollout(learner, scores=[-1.5, -2.0])).sync(5)
+        weight_sync(learner, FakeRollout(learner, scores=[-1.5, -2.0])).sync()
 
 
 def test_logprobs_that_are_not_numbers_stop_the_run() -> None:
     learner = FakeLearner()
     with pytest.raises(WeightSyncError, match="w1"):
-        weight_sync(learner, FakeRollout(learner, scores=[float("nan"), -2.0])).sync(5)
+        weight_sync(learner, FakeRollout(learner, scores=[float("nan"), -2.0])).sync()
 
 
 def test_an_engine_with_another_version_stops_the_run() -> None:
@@ -94,16 +98,29 @@ def test_an_engine_with_another_version_stops_the_run() -> None:
     rollout = FakeRollout(learner)
     rollout.stamped = 4
     with pytest.raises(WeightSyncError, match="reports policy version 4 after a sync of version 5"):
-        weight_sync(learner, rollout).sync(5)
+        weight_sync(learner, rollout).sync()
 
 
 def test_a_worker_that_dies_while_a_sync_is_verified_is_replaced_and_its_work_handed_out_again() -> None:
     learner = FakeLearner()
     rollout = FakeRollout(learner, dies=True)
-    assert weight_sync(learner, rollout).sync(5) == 0.0
+    assert weight_sync(learner, rollout).sync() == 0.0
     assert learner.sent == [5, 5]
     assert learner.connections == 1
     assert rollout.submitted == ["owed"]
+
+
+def test_workers_replaced_after_steps_since_the_last_sync_are_stamped_with_the_weights_they_get() -> None:
+    learner = FakeLearner()
+    rollout = FakeRollout(learner)
+    sync = weight_sync(learner, rollout)
+    sync.sync()
+    learner.version, rollout.has_failed = 7, True
+    assert sync.recover() == ["owed"]
+    assert learner.sent == [5, 7]
+    rollout.stamped, rollout.has_failed = 5, True
+    with pytest.raises(WeightSyncError, match="reports policy version 5 after a sync of version 7"):
+        sync.recover()
 
 
 def test_a_failed_sync_with_every_worker_alive_stops_the_run() -> None:
@@ -120,5 +137,5 @@ def test_a_failed_sync_with_every_worker_alive_stops_the_run() -> None:
 
     rollout.score = score  # type: ignore[method-assign]
     with pytest.raises(WeightSyncError, match="died"):
-        sync.sync(5)
+        sync.sync()
     assert rollout.submitted == []
