@@ -135,6 +135,7 @@ class StepRecorder:
         self._step, self._stats = step, _PhaseStats()
         self._metrics.truncate_after(step)
         self._rollouts.truncate_after(step)
+        self._sinks.go_back(step)
         self.start_clock()
 
     def flush(self) -> None:

@@ -103,6 +103,7 @@ class SupervisedLoop:
                 if death is not None:
                     self.step = self.recover(death).step
                     self.metrics.truncate_after(self.step)
+                    self.sinks.go_back(self.step)
                 if self.step == 0 and self.metrics.last_step is None:
                     self.record(self.evaluate())
                 while self.step < self.total_steps:

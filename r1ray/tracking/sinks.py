@@ -24,6 +24,8 @@ from r1ray.tracking.run_dir import RunDirectory
 logger = logging.getLogger(__name__)
 
 _WANDB_ID_FILE = "wandb/run_id"
+# The metric over which wandb draws the others.
+STEP = "step"
 
 
 class MetricsSink(Protocol):
@@ -31,6 +33,9 @@ class MetricsSink(Protocol):
 
     def log(self, step: int, values: Mapping[str, float | int]) -> None:
         """Copy the figures of one step."""
+
+    def go_back(self, step: int) -> None:
+        """Expect steps after `step` once more: what was logged of them does not count."""
 
     def close(self) -> None:
         """Finish; nothing is logged afterwards."""
@@ -57,18 +62,25 @@ class TensorBoardSink:
 
     def __init__(self, run_dir: RunDirectory, *, first_step: int = 0) -> None:
         """Open a new event file; points after `first_step` from earlier processes are hidden."""
+        self._folder = _SinkFolder(run_dir, "tensorboard")
+        self._writer = self._open(first_step + 1 if first_step else None)
+
+    def _open(self, purge_step: int | None) -> Any:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._folder = _SinkFolder(run_dir, "tensorboard")
-        purge_step = first_step + 1 if first_step else None
         make_writer: Any = SummaryWriter
-        self._writer: Any = make_writer(str(self._folder.path), purge_step=purge_step)
+        return make_writer(str(self._folder.path), purge_step=purge_step)
 
     def log(self, step: int, values: Mapping[str, float | int]) -> None:
         """Write one scalar per metric."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
+
+    def go_back(self, step: int) -> None:
+        """Go on in a further event file, which hides what earlier ones have after `step`."""
+        self._writer.close()
+        self._writer = self._open(step + 1)
 
     def close(self) -> None:
         """Close the event file."""
@@ -99,10 +111,16 @@ class WandbSink:
             config=dict(run_config),
             settings=wandb.Settings(console="off", silent=True),
         )
+        # wandb's own step only counts upwards and drops what a run that went back does again.
+        self._run.define_metric(STEP)
+        self._run.define_metric("*", step_metric=STEP)
 
     def log(self, step: int, values: Mapping[str, float | int]) -> None:
         """Log all metrics of one step."""
-        self._run.log(dict(values), step=step)
+        self._run.log({STEP: step, **values})
+
+    def go_back(self, step: int) -> None:
+        """Do nothing: steps done again are further points at the same `step`."""
 
     def close(self) -> None:
         """Wait for the upload, if any, and finish the run."""
@@ -130,6 +148,11 @@ class Sinks:
         """Copy the figures of one step to every sink."""
         for name, sink in self._sinks.items():
             self._guard(name, partial(sink.log, step, values))
+
+    def go_back(self, step: int) -> None:
+        """Tell every sink that steps after `step` are done again."""
+        for name, sink in self._sinks.items():
+            self._guard(name, partial(sink.go_back, step))
 
     def close(self) -> None:
         """Close every sink."""

@@ -4,14 +4,17 @@ from uuid import uuid4
 
 import pytest
 
-from r1ray.config.schema import TrackingConfig
+from r1ray.config.schema import TrackingConfig, WandbConfig
 from r1ray.tracking.events import EventLog
 from r1ray.tracking.run_dir import RunDirectory
-from r1ray.tracking.sinks import Sinks, TensorBoardSink, open_sinks, wandb_mode
+from r1ray.tracking.sinks import Sinks, TensorBoardSink, WandbSink, open_sinks, wandb_mode
 
 
 class BrokenSink:
     def log(self, step: int, values: Mapping[str, float | int]) -> None:
+        raise ConnectionError("no route")
+
+    def go_back(self, step: int) -> None:
         raise ConnectionError("no route")
 
     def close(self) -> None:
@@ -26,6 +29,9 @@ class ListSink:
     def log(self, step: int, values: Mapping[str, float | int]) -> None:
         self.logged.append((step, values))
 
+    def go_back(self, step: int) -> None:
+        self.logged = [(logged, values) for logged, values in self.logged if logged <= step]
+
     def close(self) -> None:
         self.closed = True
 
@@ -39,9 +45,11 @@ def test_a_failing_sink_is_one_event_and_the_others_go_on(tmp_path: Path) -> Non
     sinks = Sinks({"broken": BrokenSink, "absent": cannot_open, "good": lambda: good}, events)
     sinks.log(1, {"a": 1.0})
     sinks.log(2, {"a": 2.0})
+    sinks.go_back(1)
+    sinks.log(2, {"a": 3.0})
     sinks.close()
     events.close()
-    assert good.logged == [(1, {"a": 1.0}), (2, {"a": 2.0})]
+    assert good.logged == [(1, {"a": 1.0}), (2, {"a": 3.0})]
     assert good.closed
     assert sorted((event["sink"], event["reason"]) for event in events.read()) == [
         ("absent", "OSError: no permission"),
@@ -90,6 +98,33 @@ def test_tensorboard_files_lie_in_the_run_directory_and_hold_the_values(tmp_path
     copy.write_bytes(run_dir.read_bytes(name))
     stored = EventAccumulator(str(copy)).Reload()
     assert [(event.step, event.value) for event in stored.Scalars("train/kl")] == [(1, 0.5)]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_tensorboard_shows_steps_that_are_done_again_once(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    sink = TensorBoardSink(RunDirectory(tmp_path))
+    for step in (1, 2, 3):
+        sink.log(step, {"train/kl": float(step)})
+    sink.go_back(1)
+    sink.log(2, {"train/kl": 20.0})
+    sink.close()
+    stored = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in stored.Scalars("train/kl")] == [(1, 1.0), (2, 20.0)]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_wandb_keeps_steps_that_are_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    sink = WandbSink(RunDirectory(tmp_path), WandbConfig(enabled=True), run_name="x", run_config={})
+    for step in (1, 2, 3):
+        sink.log(step, {"train/kl": 0.5})
+    sink.go_back(1)
+    sink.log(2, {"train/kl": 0.84375})
+    sink.close()
+    (stored,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
+    assert b"0.84375" in stored.read_bytes()
 
 
 @pytest.mark.filterwarnings("ignore")
