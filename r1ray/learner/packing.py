@@ -24,6 +24,8 @@ PIECE_SHARE = 1 / 8
 # fill bins well, for several also enough to find bins that cost alike.
 FULL = 0.95
 ROWS_ALONE, ROWS_TOGETHER = 2, 4
+# Where completions are of a length that fills no bin so well, the fullest go once so many times as much waits.
+PATIENCE = 2
 
 
 @dataclass(slots=True)
@@ -86,12 +88,14 @@ class Packer:
         """Take samples, those of a prompt together; return the rows that are full: [rows][num_ranks] bins."""
         self._waiting += samples
         tokens = sum(len(s.completion_ids) for s in self._waiting)
-        rows = ROWS_ALONE if self._num_ranks == 1 else ROWS_TOGETHER
-        if tokens < rows * self._num_ranks * self._limit:
+        enough = (ROWS_ALONE if self._num_ranks == 1 else ROWS_TOGETHER) * self._num_ranks * self._limit
+        if tokens < enough:
             return []
-        bins = pack(self._waiting, limit=self._limit, together=self._together)
-        full = [b for b in bins if _tokens(b) >= FULL * self._limit]
-        going = full[: (len(full) if len(full) < len(bins) else len(full) - 1) // self._num_ranks * self._num_ranks]
+        bins = sorted(pack(self._waiting, limit=self._limit, together=self._together), key=lambda b: -_tokens(b))
+        number = sum(_tokens(b) >= FULL * self._limit for b in bins)
+        if tokens >= PATIENCE * enough:
+            number = max(number, len(bins) - enough // self._limit)
+        going = bins[: min(number, len(bins) - 1) // self._num_ranks * self._num_ranks]
         gone = {id(s) for members in going for bundle in members for s in bundle.samples}
         self._waiting = [s for s in self._waiting if id(s) not in gone]
         return self._rows(going)
