@@ -90,11 +90,13 @@ def attach_ray(config: Config) -> bool:
         start_local_ray(**quiet)
         return True
     try:
-        ray.init(address=address, **quiet)
+        # Told "auto", Ray finds the same address, and brings the token of this home directory where there is one.
+        ray.init(address="auto" if wanted == "auto" else address, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ClusterError(
             f"Ray at {address} (cluster.address={wanted}) cannot be reached: {error}; use "
-            "cluster.address=local to start one here, or `ray start --head` on the head node"
+            "cluster.address=local to start one here, or `ray start --head` on the head node; if it is there and wants "
+            "a token, set RAY_AUTH_MODE=token"
         ) from error
     return False
 

@@ -1,5 +1,6 @@
-"""A Ray of the tests' own, and small real runs of the command line."""
+"""A Ray that the tests share, and small real runs of the command line."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -23,17 +25,40 @@ SMALL = [
     "train.num_prompts_per_step=4",
     "data.eval.size=8",
     "learner.micro_batch_tokens=1024",
-    "cluster.address=local",
 ]
+# A process that keeps a Ray until its standard input ends.
+KEEP_RAY = """
+import sys
+import ray
+from r1ray.driver.placement import start_local_ray
+start_local_ray(num_cpus=2, logging_level="ERROR", log_to_driver=False)
+print("address", ray.get_runtime_context().gcs_address, flush=True)
+sys.stdin.read()
+ray.shutdown()
+"""
+
+
+@pytest.fixture(scope="session")
+def ray_address() -> Iterator[str]:
+    """The Ray of all tests that need none of their own: to start one takes longer than what most of them do."""
+    # Drivers that are told an address bring no token.
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {"RAY_AUTH_MODE": "disabled"}
+    keeper = subprocess.Popen(
+        [sys.executable, "-c", KEEP_RAY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    )
+    lines = iter(keeper.stdout or ())
+    address = next((line.split()[1] for line in lines if line.startswith("address ")), None)
+    assert address, "Ray did not start"
+    yield address
+    keeper.communicate(timeout=60)
 
 
 @pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
+def shared_ray(ray_address: str) -> Iterator[None]:
+    """This process as a driver of the shared Ray."""
     import ray
 
-    from r1ray.driver.placement import start_local_ray
-
-    start_local_ray(num_cpus=2, logging_level="ERROR", log_to_driver=False)
+    ray.init(address=ray_address, logging_level="ERROR", log_to_driver=False)
     yield
     ray.shutdown()
 
@@ -59,13 +84,30 @@ def metrics_of(run_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
 
 
+def worker_processes(actor: str) -> list[psutil.Process]:
+    """Return the processes of an actor class in the shared Ray."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if (process.cmdline() or [""])[0].startswith(f"ray::{actor}"):
+                found.append(process)
+    return found
+
+
 @pytest.fixture(scope="session")
-def tools() -> Any:
+def tools(ray_address: str) -> Any:
     """Hand the helpers above to tests, which cannot import each other."""
     from types import SimpleNamespace
 
+    shared = f"cluster.address={ray_address}"
     return SimpleNamespace(
-        train_command=train_command, run_train=run_train, metrics_of=metrics_of, root=ROOT, Endpoint=Endpoint
+        train_command=lambda run_dir, *overrides: train_command(run_dir, shared, *overrides),
+        run_train=lambda run_dir, *overrides: run_train(run_dir, shared, *overrides),
+        metrics_of=metrics_of,
+        worker_processes=worker_processes,
+        ray_address=ray_address,
+        root=ROOT,
+        Endpoint=Endpoint,
     )
 
 

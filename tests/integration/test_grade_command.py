@@ -1,13 +1,14 @@
 """`r1ray grade` as users run it: a process of its own, real graders, interruptions."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from pathlib import Path
+
+import pytest
 
 from r1ray.tracking.rollouts import RolloutLog, rows_from_group
 from r1ray.tracking.run_dir import RunDirectory
@@ -16,7 +17,6 @@ from r1ray.types import Completion, Grade, GradedCompletion, Group, Prompt, Verd
 R1RAY = [sys.executable, "-m", "r1ray.cli"]
 DEADLINE_S = 120
 ACCURACY = "rewards.terms=[{name: accuracy}]"
-ENV = {**os.environ, "RAY_ADDRESS": "local"}
 
 
 def write_rows(path: Path, rows: list[dict]) -> None:
@@ -27,12 +27,16 @@ def read_rows(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def grade(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [*R1RAY, "grade", *map(str, arguments), "cluster.address=local", "rewards.num_workers=1"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, env=ENV)
+@pytest.fixture
+def grade(ray_address: str):
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        given = [*map(str, arguments), f"cluster.address={ray_address}", "rewards.num_workers=1"]
+        return subprocess.run([*R1RAY, "grade", *given], capture_output=True, text=True, timeout=DEADLINE_S)
+
+    return run
 
 
-def test_every_row_is_answered_by_what_it_brings(tmp_path: Path):
+def test_every_row_is_answered_by_what_it_brings(tmp_path: Path, grade):
     doubling = {"kind": "stdio", "cases": [{"stdin": "2\n", "stdout": "4\n"}], "time_limit_s": 2}
     thought = "<think>We add two and two, which makes four.</think> "
     rows = [
@@ -66,14 +70,15 @@ def test_every_row_is_answered_by_what_it_brings(tmp_path: Path):
     assert "8 completions" in done.stdout
 
 
-def test_an_interrupted_run_loses_nothing_and_goes_on(tmp_path: Path):
+def test_an_interrupted_run_loses_nothing_and_goes_on(tmp_path: Path, grade, ray_address: str):
     rows = [{"id": i, "completion": rf"\boxed{{\frac{{{i}}}{{7}}}}", "answer": f"{i}/7"} for i in range(3000)]
     write_rows(tmp_path / "in.jsonl", rows)
     out, partial = tmp_path / "out.jsonl", tmp_path / "out.jsonl.partial"
-    arguments = [*map(str, (tmp_path / "in.jsonl", out)), ACCURACY, "cluster.address=local", "rewards.num_workers=1"]
+    arguments = [*map(str, (tmp_path / "in.jsonl", out)), ACCURACY, "rewards.num_workers=1"]
     lengths = []
-    for number in (signal.SIGKILL, signal.SIGINT):
-        process = subprocess.Popen([*R1RAY, "grade", *arguments], env=ENV, stderr=subprocess.PIPE, text=True)
+    for number, address in ((signal.SIGKILL, ray_address), (signal.SIGINT, "local")):
+        command = [*R1RAY, "grade", *arguments, f"cluster.address={address}"]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         before = len(read_rows(partial)) if partial.exists() else 0
         until = time.monotonic() + DEADLINE_S
         while not partial.exists() or partial.read_bytes().count(b"\n") < before + 100:
@@ -96,7 +101,7 @@ def test_an_interrupted_run_loses_nothing_and_goes_on(tmp_path: Path):
     assert not partial.exists()
 
 
-def test_the_completions_of_a_run_are_graded_again(tmp_path: Path):
+def test_the_completions_of_a_run_are_graded_again(tmp_path: Path, grade):
     run = RunDirectory(str(tmp_path / "run"))
     run.write_text("config.yaml", "")
     prompt = Prompt("p", "2+2?", "User: 2+2?", (1,), "4")
@@ -118,7 +123,7 @@ def test_the_completions_of_a_run_are_graded_again(tmp_path: Path):
     assert "agreement with the stored verdicts: 66.7%" in done.stdout
 
 
-def test_what_cannot_be_graded_is_said_before_anything_starts(tmp_path: Path):
+def test_what_cannot_be_graded_is_said_before_anything_starts(tmp_path: Path, grade):
     write_rows(tmp_path / "in.jsonl", [{"completion": "4", "answer": "4"}])
     (tmp_path / "old.jsonl").write_text("")
     for arguments, message in [

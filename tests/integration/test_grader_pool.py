@@ -9,7 +9,6 @@ import pytest
 import ray
 
 from r1ray.config.schema import RewardsConfig, RewardTerm
-from r1ray.driver.placement import start_local_ray
 from r1ray.errors import GraderError
 from r1ray.rewards import pool as pool_module
 from r1ray.rewards.pool import GraderPool
@@ -59,11 +58,11 @@ FRAGILE = RewardTerm(f"{HERE.stem}:fragile")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cluster():
+def cluster(ray_address):
     # Ray warns of a coming default whenever an actor asks for no GPU.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     paths = os.pathsep.join([str(HERE.parent), str(HERE.parents[2])])
-    start_local_ray(num_cpus=2, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": paths}})
+    ray.init(address=ray_address, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": paths}})
     yield
     ray.shutdown()
 

@@ -19,7 +19,7 @@ from r1ray.learner.pool import LearnerPool
 from r1ray.learner.protocol import LearnerOptions
 from r1ray.types import TrainingBatch, TrainingSample
 
-pytestmark = pytest.mark.usefixtures("local_ray")
+pytestmark = pytest.mark.usefixtures("shared_ray")
 PROBE = (1, 7, 3, 9, 2, 2, 5)
 
 

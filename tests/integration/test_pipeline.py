@@ -14,7 +14,7 @@ import yaml
 EXECUTABLE = str(Path(sys.executable).parent / "r1ray")
 
 
-def write(folder: Path, root: Path) -> Path:
+def write(folder: Path, root: Path, address: str) -> Path:
     quickstart = str(root / "conf" / "quickstart.yaml")
     pipeline = {
         "name": "small",
@@ -27,7 +27,7 @@ def write(folder: Path, root: Path) -> Path:
             "eval": {"every_steps": 0},
             "checkpoint": {"every_steps": 2},
             "learner": {"micro_batch_tokens": 1024},
-            "cluster": {"address": "local"},
+            "cluster": {"address": address},
         },
         "stages": {
             # Listed before the stage it needs.
@@ -67,7 +67,7 @@ def call(*words: str) -> subprocess.CompletedProcess[str]:
 def stopped(tmp_path_factory: pytest.TempPathFactory, tools: Any) -> tuple[Path, str]:
     """A pipeline whose first stage has been stopped after some steps, and what it said."""
     folder = tmp_path_factory.mktemp("pipeline")
-    path = write(folder, tools.root)
+    path = write(folder, tools.root, tools.ray_address)
     process = subprocess.Popen(
         [EXECUTABLE, "pipeline", str(path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

@@ -1,7 +1,6 @@
 """SFT and reward models: against plain PyTorch, interrupted and resumed, and in use as a reward."""
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -10,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -95,7 +93,7 @@ LAYOUTS = [
 ] + [pytest.param({name: 2}, id=name, marks=pytest.mark.slow) for name in ("tensor_parallel", "context_parallel")]
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("shared_ray")
 @pytest.mark.parametrize(
     "layout", [pytest.param(None, id="alone", marks=pytest.mark.slow), pytest.param({}, id="two"), *LAYOUTS]
 )
@@ -122,7 +120,7 @@ def test_an_sft_step_is_that_of_cross_entropy_in_plain_pytorch(tmp_path: Path, l
             assert (difference < 1e-5).float().mean() > 0.999, name
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("shared_ray")
 @pytest.mark.parametrize(
     ("kind", "layout"),
     [
@@ -276,12 +274,8 @@ def test_a_killed_learner_starts_again(unbroken: Path, tools: Any, data: tuple[P
     command = sft_command(tools, data, run_dir, "checkpoint.every_steps=2")
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     wait_for_step(run_dir, 3, process)
-    (learner,) = (
-        p
-        for p in psutil.Process(process.pid).children(recursive=True)
-        if p.cmdline() and p.cmdline()[0].startswith("ray::LearnerWorker")
-    )
-    os.kill(learner.pid, signal.SIGKILL)
+    (learner,) = tools.worker_processes("LearnerWorker")
+    learner.kill()
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     assert lines_of(run_dir) == lines_of(unbroken)
