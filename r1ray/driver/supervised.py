@@ -184,16 +184,13 @@ class SupervisedLoop:
         """Save everything needed to go on from here."""
         staged = self.checkpoints.stage(self.step)
         self.learner.save(str(staged)).results()
-        self.checkpoints.commit(staged, RunState(step=self.step, phase=0, cursor=self.cursor()))
+        cursor = data_cursor(self.config.run.seed, self.train, self.held_out, self.batch_size)
+        self.checkpoints.commit(staged, RunState(step=self.step, phase=0, cursor=cursor))
 
-    def cursor(self) -> dict[str, Any]:
-        """Return what the place in the data depends on besides the step."""
-        return {
-            "seed": self.config.run.seed,
-            "examples": len(self.train),
-            "held_out": len(self.held_out),
-            "batch_size": self.batch_size,
-        }
+
+def data_cursor(seed: int, train: Sequence[int], held_out: Sequence[int], batch_size: int) -> dict[str, Any]:
+    """Return what a place in the data depends on besides the step."""
+    return {"seed": seed, "examples": len(train), "held_out": len(held_out), "batch_size": batch_size}
 
 
 def check_cursor(saved: dict[str, Any], here: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from r1ray.data.examples import Encoder, ExampleKind, Examples
 from r1ray.driver.interrupt import InterruptFlag
 from r1ray.driver.placement import attach_ray, plan_placement
 from r1ray.driver.supervise import LearnerRecovery
-from r1ray.driver.supervised import SupervisedLoop, check_cursor
+from r1ray.driver.supervised import SupervisedLoop, check_cursor, data_cursor
 from r1ray.errors import Interrupted
 from r1ray.learner.pool import LearnerPool
 from r1ray.learner.task import make_task
@@ -73,8 +73,10 @@ def train_supervised(config: Config, lesson: Lesson, model_path: str) -> dict[st
     split = examples.split(lesson.held_out_fraction)
     total_steps = lesson.epochs * -(-len(split[0]) // lesson.batch_size)
     run_dir.create(resume=config.resume)
-    run_dir.write_text(CONFIG_FILE, to_yaml(config))
     checkpoints = CheckpointStore(run_dir.checkpoints_url, keep=config.checkpoint.keep)
+    if config.resume and (newest := checkpoints.newest()):
+        check_cursor(newest[1].cursor, data_cursor(config.run.seed, *split, lesson.batch_size))
+    run_dir.write_text(CONFIG_FILE, to_yaml(config))
     records = _Records(run_dir, checkpoints, MetricsLog(run_dir), EventLog(run_dir))
     try:
         _train(config, lesson, model_path, examples, split, total_steps, records)
@@ -155,7 +157,6 @@ def _train(
             step=step,
         )
         if newest:
-            check_cursor(newest[1].cursor, loop.cursor())
             learner.load(newest[0], step)
             console.message(f"resumed from {newest[0]}")
             records.events.write("resumed", step=step)

@@ -16,6 +16,7 @@ from r1ray.types import Completion, Grade, GradedCompletion, Group, Prompt, Verd
 
 R1RAY = [sys.executable, "-m", "r1ray.cli"]
 DEADLINE_S = 120
+NUM_ROWS = 1500
 ACCURACY = "rewards.terms=[{name: accuracy}]"
 
 
@@ -71,7 +72,7 @@ def test_every_row_is_answered_by_what_it_brings(tmp_path: Path, grade):
 
 
 def test_an_interrupted_run_loses_nothing_and_goes_on(tmp_path: Path, grade, ray_address: str):
-    rows = [{"id": i, "completion": rf"\boxed{{\frac{{{i}}}{{7}}}}", "answer": f"{i}/7"} for i in range(3000)]
+    rows = [{"id": i, "completion": rf"\boxed{{\frac{{{i}}}{{7}}}}", "answer": f"{i}/7"} for i in range(NUM_ROWS)]
     write_rows(tmp_path / "in.jsonl", rows)
     out, partial = tmp_path / "out.jsonl", tmp_path / "out.jsonl.partial"
     arguments = [*map(str, (tmp_path / "in.jsonl", out)), ACCURACY, "rewards.num_workers=1"]
@@ -91,12 +92,12 @@ def test_an_interrupted_run_loses_nothing_and_goes_on(tmp_path: Path, grade, ray
         assert not out.exists()
     assert process.returncode == 130
     assert "the same command goes on" in errors
-    assert 100 < lengths[0] < lengths[1] < 3000
+    assert 100 < lengths[0] < lengths[1] < NUM_ROWS
     done = grade(tmp_path / "in.jsonl", out, ACCURACY)
     assert done.returncode == 0, done.stderr
     assert "going on after" in done.stdout
     graded = read_rows(out)
-    assert [row["id"] for row in graded] == list(range(3000))
+    assert [row["id"] for row in graded] == list(range(NUM_ROWS))
     assert {row["verdict"] for row in graded} == {"correct"}
     assert not partial.exists()
 

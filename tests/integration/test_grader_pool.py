@@ -73,8 +73,12 @@ def make_pool(monkeypatch):
     pools = []
     events = []
 
-    def make(terms: list[RewardTerm], *, num_workers: int = 2, max_restarts: int = 5) -> tuple[GraderPool, list]:
-        rewards = RewardsConfig(terms=terms, num_workers=num_workers, max_restarts=max_restarts, time_limit_s=2.0)
+    def make(
+        terms: list[RewardTerm], *, num_workers: int = 2, max_restarts: int = 5, time_limit_s: float = 2.0
+    ) -> tuple[GraderPool, list]:
+        rewards = RewardsConfig(
+            terms=terms, num_workers=num_workers, max_restarts=max_restarts, time_limit_s=time_limit_s
+        )
         pools.append(GraderPool(rewards, on_event=lambda kind, **fields: events.append((kind, fields))))
         return pools[-1], events
 
@@ -180,7 +184,7 @@ def test_only_the_poisonous_completion_is_given_up(make_pool):
 def test_a_reward_that_hangs_is_cut_off_at_its_deadline(make_pool, monkeypatch):
     monkeypatch.setattr(pool_module, "_CHUNK_SLACK_S", 0.0)
     monkeypatch.setattr(pool_module, "_ITEM_SLACK_S", 0.0)
-    pool, events = make_pool([FRAGILE])
+    pool, events = make_pool([FRAGILE], time_limit_s=0.4)
     pool.submit([GradeRequest(PROMPT, completion(i, "hang" if i == 1 else "fine")) for i in range(4)])
     grades = drain(pool)
     assert {i: grade.verdict is Verdict.ERROR for i, grade in grades.items()} == {0: False, 1: True, 2: False, 3: False}

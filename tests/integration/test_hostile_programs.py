@@ -90,10 +90,9 @@ PYTHON = {
     "zip": "x = 'x'\nwhile True: x += x",
 }
 
-INCLUDES = "#include <bits/stdc++.h>\n#include <sys/mman.h>\n#include <sys/ptrace.h>\n#include <sys/syscall.h>\n"
-INCLUDES += (
-    "#include <sys/socket.h>\n#include <arpa/inet.h>\n#include <signal.h>\n#include <unistd.h>\nusing namespace std;\n"
-)
+HEADERS = ("cstdio", "cstdlib", "cstring", "fstream", "functional", "iostream", "sys/mman.h", "sys/ptrace.h")
+HEADERS += ("sys/syscall.h", "sys/socket.h", "arpa/inet.h", "signal.h", "unistd.h")
+INCLUDES = "".join(f"#include <{name}>\n" for name in HEADERS) + "using namespace std;\n"
 CPP = {
     "spin": "for (volatile int i = 0;; i++);",
     "sleep": "sleep(1000);",

@@ -282,10 +282,12 @@ def test_a_killed_learner_starts_again(unbroken: Path, tools: Any, data: tuple[P
 
 
 def test_other_data_is_not_gone_on_with(unbroken: Path, tools: Any, data: tuple[Path, Path]) -> None:
-    command = sft_command(tools, data, unbroken, "resume=true", "sft.batch_size=8")
+    before = (unbroken / "config.yaml").read_bytes()
+    command = sft_command(tools, data, unbroken, "resume=true", "sft.batch_size=8", "cluster.address=127.0.0.1:1")
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 2
     assert "batch_size is 16, the config's 8" in done.stderr
+    assert (unbroken / "config.yaml").read_bytes() == before
 
 
 def test_a_trained_reward_model_is_a_reward_with_the_same_scores(

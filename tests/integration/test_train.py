@@ -113,6 +113,7 @@ def test_a_killed_run_resumes_to_the_last_bit(unbroken: Path, tmp_path: Path, to
     assert (run_dir / weights).read_bytes() == (unbroken / weights).read_bytes()
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_was_interrupted_is_made_up_on_resume(unbroken: Path, tmp_path: Path, tools: Any) -> None:
     run_dir = tmp_path / "unevaluated"
     shutil.copytree(unbroken, run_dir)
@@ -126,7 +127,10 @@ def test_an_evaluation_that_was_interrupted_is_made_up_on_resume(unbroken: Path,
 
 
 # Ray has a handler of its own for SIGTERM in a process that starts it.
-@pytest.mark.parametrize(("how", "more"), [(signal.SIGINT, ()), (signal.SIGTERM, ("cluster.address=local",))])
+@pytest.mark.parametrize(
+    ("how", "more"),
+    [pytest.param(signal.SIGINT, (), marks=pytest.mark.slow), (signal.SIGTERM, ("cluster.address=local",))],
+)
 def test_ctrl_c_and_sigterm_save_a_checkpoint_and_say_how_to_go_on(
     tmp_path: Path, tools: Any, how: signal.Signals, more: tuple[str, ...]
 ) -> None:
