@@ -1,16 +1,19 @@
 """A Ray that the tests share, and small real runs of the command line."""
 
 import contextlib
+import io
 import json
 import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import psutil
 import pytest
@@ -68,16 +71,30 @@ def train_command(run_dir: Path, *overrides: str) -> list[str]:
     return [str(executable), "train", str(QUICKSTART), f"run.dir={run_dir}", *SMALL, *overrides]
 
 
-def run_train(run_dir: Path, *overrides: str, timeout_s: float = 400) -> subprocess.CompletedProcess[str]:
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    return subprocess.run(
-        train_command(run_dir, *overrides),
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        env=environment,
-        check=False,
-    )
+def run_here(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run a command of r1ray in this process, which has imported already what takes a process of its own seconds."""
+    import ray
+
+    from r1ray import cli
+
+    connected = ray.is_initialized()
+    output, errors = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.object(sys, "argv", list(command)),
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(errors),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("default")
+        try:
+            cli.main()
+            code: Any = 0
+        except SystemExit as end:
+            code = end.code or 0
+        finally:
+            if not connected:
+                ray.shutdown()
+    return subprocess.CompletedProcess(command, code, output.getvalue(), errors.getvalue())
 
 
 def metrics_of(run_dir: Path) -> list[dict[str, Any]]:
@@ -102,7 +119,8 @@ def tools(ray_address: str) -> Any:
     shared = f"cluster.address={ray_address}"
     return SimpleNamespace(
         train_command=lambda run_dir, *overrides: train_command(run_dir, shared, *overrides),
-        run_train=lambda run_dir, *overrides: run_train(run_dir, shared, *overrides),
+        run_train=lambda run_dir, *overrides: run_here(train_command(run_dir, shared, *overrides)),
+        run_here=run_here,
         metrics_of=metrics_of,
         worker_processes=worker_processes,
         ray_address=ray_address,

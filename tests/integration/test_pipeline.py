@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 import yaml
 
 EXECUTABLE = str(Path(sys.executable).parent / "r1ray")
+
+Call = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def write(folder: Path, root: Path, address: str) -> Path:
@@ -59,8 +62,9 @@ def write(folder: Path, root: Path, address: str) -> Path:
     return path
 
 
-def call(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([EXECUTABLE, "pipeline", *words], capture_output=True, text=True, timeout=500, check=False)
+@pytest.fixture(scope="module")
+def call(tools: Any) -> Call:
+    return lambda *words: tools.run_here(["r1ray", "pipeline", *words])
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +87,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory, tools: Any) -> tuple[Path,
 
 
 @pytest.fixture(scope="module")
-def finished(stopped: tuple[Path, str]) -> tuple[Path, str]:
+def finished(stopped: tuple[Path, str], call: Call) -> tuple[Path, str]:
     """The same pipeline, gone on with by the same command."""
     path, _ = stopped
     done = call(str(path))
@@ -98,7 +102,7 @@ def test_an_interrupted_pipeline_says_how_to_go_on_and_shows_where_it_is(stopped
     assert (path.parent / "out" / "report.html").exists()
 
 
-def test_the_same_command_resumes_the_stage_and_runs_the_rest(finished: tuple[Path, str]) -> None:
+def test_the_same_command_resumes_the_stage_and_runs_the_rest(finished: tuple[Path, str], call: Call) -> None:
     path, output = finished
     assert "zero: grpo, going on where it stopped" in output
     lines = [json.loads(line) for line in (path.parent / "out/zero/metrics.jsonl").read_text().splitlines()]
@@ -108,7 +112,7 @@ def test_the_same_command_resumes_the_stage_and_runs_the_rest(finished: tuple[Pa
     assert {row["state"] for row in status["stages"]} == {"done"}
 
 
-def test_a_finished_pipeline_runs_nothing_again(finished: tuple[Path, str]) -> None:
+def test_a_finished_pipeline_runs_nothing_again(finished: tuple[Path, str], call: Call) -> None:
     path, _ = finished
     before = {file: file.stat().st_mtime_ns for file in (path.parent / "out").rglob("artifact.json")}
     done = call(str(path))
@@ -132,7 +136,7 @@ def test_the_trained_model_answers_in_r1s_form(finished: tuple[Path, str]) -> No
     assert summary["loss_after"] < summary["loss_before"]
 
 
-def test_a_dry_run_checks_and_does_nothing(finished: tuple[Path, str]) -> None:
+def test_a_dry_run_checks_and_does_nothing(finished: tuple[Path, str], call: Call) -> None:
     path, _ = finished
     done = call(str(path), "--dry-run", "--from", "pick")
     assert done.returncode == 0, done.stderr

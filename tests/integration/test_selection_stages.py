@@ -37,9 +37,7 @@ def command(tools: Any, run_dir: Path, stage: str, *more: str) -> list[str]:
 
 
 def run(tools: Any, run_dir: Path, stage: str, *more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(tools, run_dir, stage, *more), capture_output=True, text=True, timeout=300, check=False
-    )
+    return tools.run_here(command(tools, run_dir, stage, *more))
 
 
 def rows(run_dir: Path, file: str = "data/samples.parquet") -> list[dict[str, Any]]:
@@ -131,7 +129,7 @@ def test_nothing_is_sampled_twice(unbroken: Path, tools: Any, tmp_path: Path, ho
     for file in before:  # the journal may still hold what has just gone into a shard
         sampled |= set(pq.read_table(folder / file).column("prompt_id").to_pylist())
     assert 0 < len(before) < PROMPTS // 8
-    done = subprocess.run([*start, "resume=true"], capture_output=True, text=True, timeout=300, check=False)
+    done = tools.run_here([*start, "resume=true"])
     assert done.returncode == 0, done.stderr
     assert {name: (folder / name).stat().st_mtime_ns for name in before} == before
     assert f"{len(sampled)} of {PROMPTS} prompts are done" in done.stdout

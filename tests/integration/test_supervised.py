@@ -217,7 +217,7 @@ def model_of(run_dir: Path) -> Path:
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory, tools: Any, data: tuple[Path, Path]) -> Path:
     run_dir = tmp_path_factory.mktemp("runs") / "sft"
-    done = subprocess.run(sft_command(tools, data, run_dir), capture_output=True, text=True, timeout=300, check=False)
+    done = tools.run_here(sft_command(tools, data, run_dir))
     assert done.returncode == 0, done.stderr
     assert "held-out loss" in done.stdout
     return run_dir
@@ -261,7 +261,7 @@ def test_an_interrupted_sft_ends_as_the_unbroken_one(
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 130, output
-    done = subprocess.run([*command, "resume=true"], capture_output=True, text=True, timeout=300, check=False)
+    done = tools.run_here([*command, "resume=true"])
     assert done.returncode == 0, done.stderr
     assert lines_of(run_dir) == lines_of(unbroken)
     one, other = (load_file(model_of(d) / "model.safetensors") for d in (run_dir, unbroken))
@@ -284,7 +284,7 @@ def test_a_killed_learner_starts_again(unbroken: Path, tools: Any, data: tuple[P
 def test_other_data_is_not_gone_on_with(unbroken: Path, tools: Any, data: tuple[Path, Path]) -> None:
     before = (unbroken / "config.yaml").read_bytes()
     command = sft_command(tools, data, unbroken, "resume=true", "sft.batch_size=8", "cluster.address=127.0.0.1:1")
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = tools.run_here(command)
     assert done.returncode == 2
     assert "batch_size is 16, the config's 8" in done.stderr
     assert (unbroken / "config.yaml").read_bytes() == before
@@ -305,7 +305,7 @@ def test_a_trained_reward_model_is_a_reward_with_the_same_scores(
         "learner.lr=1e-3",
         "eval.every_steps=0",
     )
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = tools.run_here(command)
     assert done.returncode == 0, done.stderr
     summary = json.loads((run_dir / "summary.json").read_text())
     assert summary["accuracy_before"] == 0.5
