@@ -4,7 +4,14 @@ import pytest
 
 from r1ray.config.schema import Config, RewardTerm
 from r1ray.driver import placement
-from r1ray.driver.placement import _reserve, _reward_model_gpus, _share_cores, running_ray, start_local_ray
+from r1ray.driver.placement import (
+    _reserve,
+    _reward_model_gpus,
+    _share_cores,
+    attach_ray,
+    running_ray,
+    start_local_ray,
+)
 from r1ray.errors import ClusterError, ConfigError
 
 
@@ -42,6 +49,20 @@ def test_only_a_ray_that_is_ours_and_answers_is_attached_to(monkeypatch: pytest.
     assert running_ray() is None
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.2:6379")
     assert running_ray() == "10.0.0.2:6379"
+
+
+@pytest.mark.parametrize(("wanted", "told"), [("auto", "auto"), ("10.0.0.3:6379", "10.0.0.3:6379")])
+def test_a_ray_that_was_found_is_left_to_ray_to_find_as_only_then_it_brings_a_token(
+    monkeypatch: pytest.MonkeyPatch, wanted: str, told: str
+) -> None:
+    addresses: list[object] = []
+    monkeypatch.setattr(placement, "running_ray", lambda: "10.0.0.2:6379")
+    monkeypatch.setattr(placement.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(placement.ray, "init", lambda address, **_options: addresses.append(address))
+    made = config()
+    made.cluster.address = wanted
+    assert attach_ray(made) is False
+    assert addresses == [told]
 
 
 def test_a_ray_that_comes_up_late_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
