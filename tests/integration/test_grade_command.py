@@ -16,7 +16,7 @@ from r1ray.types import Completion, Grade, GradedCompletion, Group, Prompt, Verd
 
 R1RAY = [sys.executable, "-m", "r1ray.cli"]
 DEADLINE_S = 120
-NUM_ROWS = 1500
+NUM_ROWS = 900
 ACCURACY = "rewards.terms=[{name: accuracy}]"
 
 

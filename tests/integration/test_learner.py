@@ -141,10 +141,10 @@ def reference_step(model_path: str, opts: LearnerOptions, data: list[TrainingSam
 @pytest.mark.parametrize(
     ("processes", "cuts", "changes"),
     [
-        (1, [5, 1, 6], {"activation_checkpointing": "selective"}),
+        pytest.param(1, [5, 1, 6], {"activation_checkpointing": "selective"}, marks=pytest.mark.slow),
         pytest.param(2, [12], {}, marks=pytest.mark.slow),
         (2, [5, 1, 6], {"activation_checkpointing": "full", "fp32_lm_head": True}),
-        (2, [5, 1, 6], {"backend": "deepspeed"}),
+        (2, [5, 1, 6], {"backend": "deepspeed", "zero_stage": 3}),
         pytest.param(2, [5, 1, 6], {"tensor_parallel": 2}, marks=pytest.mark.slow),
         pytest.param(2, [5, 1, 6], {"context_parallel": 2, "activation_checkpointing": "full"}, marks=pytest.mark.slow),
         (4, [12], {"tensor_parallel": 2, "context_parallel": 2}),

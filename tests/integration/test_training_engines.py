@@ -68,7 +68,7 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(
     scope="module",
-    params=["fsdp2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("zero1", "zero2")), "zero3"],
+    params=["fsdp2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("zero1", "zero2", "zero3"))],
 )
 def measured(
     request: pytest.FixtureRequest, model_path: str, tmp_path_factory: pytest.TempPathFactory
