@@ -241,6 +241,8 @@ FAIR = {
     "print(subprocess.run(['expr', str(n), '*', '2'], capture_output=True, text=True).stdout)",
     "multiprocessing": "from multiprocessing import Pool\ndef f(n): return 2 * n\nif __name__ == '__main__':\n"
     "    n = int(input())\n    with Pool(2) as p: print(p.map(f, [n])[0])",
+    "termination": "import time\nfrom multiprocessing import Process\nif __name__ == '__main__':\n    n = int(input())\n"
+    "    p = Process(target=time.sleep, args=(1000,))\n    p.start()\n    p.terminate()\n    p.join()\n    print(2 * n)",
     "noise on stderr": "import sys\nprint('debug', file=sys.stderr)\nprint(2 * int(input()))",
     "class": "from typing import List, Optional\nclass Solution:\n    def run(self, xs: List[int]) -> Optional[int]:\n"
     "        return 2 * xs[0]\nprint(Solution().run([int(input())]))",

@@ -55,6 +55,9 @@ def become_program(
         # The runner, which is not, has to see what memory the program shares with its own forks.
         LIBC.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        # The runner ignores these, and a program that inherited that could not end its own processes.
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
         _filter_calls(seccomp)
         if kind == "exec":
             for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
