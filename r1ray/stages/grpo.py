@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 
 import ray
@@ -40,7 +40,7 @@ from r1ray.tracking.metrics import MetricsLog
 from r1ray.tracking.report import write_report
 from r1ray.tracking.rollouts import RolloutLog
 from r1ray.tracking.run_dir import CONFIG_FILE, RunDirectory
-from r1ray.tracking.sinks import Sinks, open_sinks
+from r1ray.tracking.sinks import open_sinks
 from r1ray.tracking.summary import Summary, build_summary, write_summary
 from r1ray.types import Prompt
 
@@ -84,7 +84,8 @@ def train_grpo(config: Config) -> Summary:
     try:
         with ExitStack() as stack:
             console = stack.enter_context(RunConsole(config.train.steps, first_step=state.step))
-            sinks = _open_sinks(config, run_dir, events, stack=stack, first_step=state.step)
+            sinks = open_sinks(run_dir, config, events=events, first_step=state.step)
+            stack.callback(sinks.close)
             recorder = StepRecorder(
                 metrics=metrics,
                 rollouts=rollouts,
@@ -137,19 +138,6 @@ def train_grpo(config: Config) -> Summary:
         summary = _conclude(run_dir, metrics, events)
     RunConsole(config.train.steps).summary(summary)
     return summary
-
-
-def _open_sinks(config: Config, run_dir: RunDirectory, events: EventLog, *, stack: ExitStack, first_step: int) -> Sinks:
-    sinks = open_sinks(
-        run_dir,
-        config.tracking,
-        run_name=config.run.name,
-        run_config=asdict(config),
-        events=events,
-        first_step=first_step,
-    )
-    stack.callback(sinks.close)
-    return sinks
 
 
 def _conclude(run_dir: RunDirectory, metrics: MetricsLog, events: EventLog) -> Summary:

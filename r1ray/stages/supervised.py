@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -110,14 +110,7 @@ def _train(
     algorithm = replace(config.algorithm, kl_coef=0.0)
     with ExitStack() as stack:
         console = stack.enter_context(RunConsole(total_steps, first_step=step))
-        sinks = open_sinks(
-            records.run_dir,
-            config.tracking,
-            run_name=config.run.name,
-            run_config=asdict(config),
-            events=records.events,
-            first_step=step,
-        )
+        sinks = open_sinks(records.run_dir, config, events=records.events, first_step=step)
         stack.callback(sinks.close)
         if attach_ray(config):
             stack.callback(ray.shutdown)

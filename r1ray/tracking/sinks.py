@@ -12,12 +12,13 @@ import os
 import secrets
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
-from r1ray.config.schema import TrackingConfig, WandbConfig
+from r1ray.config.schema import Config, WandbConfig
 from r1ray.tracking.events import EventLog
 from r1ray.tracking.run_dir import RunDirectory
 
@@ -173,29 +174,22 @@ class Sinks:
                 self._events.write("sink_failed", sink=name, reason=f"{type(error).__name__}: {error}")
 
 
-def open_sinks(
-    run_dir: RunDirectory,
-    config: TrackingConfig,
-    *,
-    run_name: str,
-    run_config: Mapping[str, Any],
-    events: EventLog,
-    first_step: int = 0,
-) -> Sinks:
+def open_sinks(run_dir: RunDirectory, config: Config, *, events: EventLog, first_step: int = 0) -> Sinks:
     """Open the sinks that the config asks for.
 
     Args:
         run_dir: the run.
-        config: which sinks.
-        run_name: shown by them.
-        run_config: the resolved config as plain dictionaries.
+        config: of the run; says which sinks, and is shown by them.
         events: receives failures.
         first_step: steps done before this process started.
     """
     makers: dict[str, Callable[[], MetricsSink]] = {}
-    if config.wandb.enabled:
-        makers["wandb"] = lambda: WandbSink(run_dir, config.wandb, run_name=run_name, run_config=run_config)
-    if config.tensorboard:
+    tracking = config.tracking
+    if tracking.wandb.enabled:
+        makers["wandb"] = lambda: WandbSink(
+            run_dir, tracking.wandb, run_name=config.run.name, run_config=asdict(config)
+        )
+    if tracking.tensorboard:
         makers["tensorboard"] = lambda: TensorBoardSink(run_dir, first_step=first_step)
     return Sinks(makers, events)
 

@@ -4,7 +4,7 @@ from uuid import uuid4
 
 import pytest
 
-from r1ray.config.schema import TrackingConfig, WandbConfig
+from r1ray.config.schema import Config, WandbConfig
 from r1ray.tracking.events import EventLog
 from r1ray.tracking.run_dir import RunDirectory
 from r1ray.tracking.sinks import Sinks, TensorBoardSink, WandbSink, open_sinks, wandb_mode
@@ -59,7 +59,7 @@ def test_a_failing_sink_is_one_event_and_the_others_go_on(tmp_path: Path) -> Non
 
 def test_no_sink_is_opened_unless_asked_for(tmp_path: Path) -> None:
     run_dir = RunDirectory(tmp_path)
-    sinks = open_sinks(run_dir, TrackingConfig(), run_name="x", run_config={}, events=EventLog(run_dir))
+    sinks = open_sinks(run_dir, Config(), events=EventLog(run_dir))
     sinks.log(1, {"a": 1.0})
     sinks.close()
     assert list(tmp_path.iterdir()) == []
@@ -133,11 +133,11 @@ def test_wandb_offline_keeps_its_files_and_its_id_in_the_run_directory(
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     run_dir = RunDirectory(tmp_path)
-    config = TrackingConfig()
-    config.wandb.enabled = True
+    config = Config()
+    config.tracking.wandb.enabled = True
     events = EventLog(run_dir)
     for step in (1, 2):
-        sinks = open_sinks(run_dir, config, run_name="x", run_config={"seed": 0}, events=events)
+        sinks = open_sinks(run_dir, config, events=events)
         sinks.log(step, {"train/kl": 0.5})
         sinks.close()
     assert events.read() == []
